@@ -1,0 +1,1 @@
+"""Floor 2: the order of the samples, and batches drawn in it."""

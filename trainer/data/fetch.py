@@ -1,0 +1,105 @@
+"""Samples to batches: fetching with the random state isolated, and the default collation."""
+
+from __future__ import annotations
+
+import random
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import TensorDataset, default_collate
+
+Collate = Callable[[list[Any]], Any]
+
+
+class Fetch:
+    """Fetches the samples of a micro-batch and collates them.
+
+    Random augmentation is a function of (seed, epoch, index): it is the same at any world size, with any number of
+    workers, and after a resume, and it leaves the training's own random state alone. A fetch is first made as it is; if
+    it touched a random state it is made again with each sample seeded, and so are all later ones (about 20 us a
+    sample). A dataset with ``draws_random = False`` is trusted and spared the check (about 25 us a batch). What
+    ``__getitems__`` draws is a function of the micro-batch's first index, since it fetches them at once.
+    """
+
+    def __init__(self, dataset: Any, collate: Collate | None, seed: int) -> None:
+        self.dataset = dataset
+        self.collate = collate or default_collate
+        self.seed = seed
+        if type(dataset) is TensorDataset and collate is None:  # one indexing instead of one per sample: 15 us, not 75
+            self.get: Callable[[Sequence[int]], Any] = self._get_tensors
+        elif hasattr(dataset, "__getitems__"):
+            self.get = self._get_at_once
+        else:
+            self.get = self._get_each
+        self.trusted = type(dataset) is TensorDataset or getattr(dataset, "draws_random", None) is False
+        self.random = False
+
+    def __call__(self, epoch: int, indices: Sequence[int]) -> Any:
+        if self.trusted:
+            return self.get(indices)
+        before = random_state()
+        try:
+            if not self.random:
+                batch = self.get(indices)
+                if not touched(before):
+                    return batch
+                self.random = True
+            if self.get is self._get_each:
+                items = []
+                for index in indices:
+                    seed_all((self.seed, epoch, index))
+                    items.append(self.dataset[index])
+                return self.collate(items)
+            seed_all((self.seed, epoch, indices[0]))
+            return self.get(indices)
+        finally:
+            if self.random:
+                restore(before)
+
+    def _get_tensors(self, indices: Sequence[int]) -> Any:
+        index = torch.as_tensor(indices)
+        return tuple(t.index_select(0, index) for t in self.dataset.tensors)
+
+    def _get_at_once(self, indices: Sequence[int]) -> Any:
+        items = self.dataset.__getitems__(indices)
+        return self.collate(items) if isinstance(items, list) else items
+
+    def _get_each(self, indices: Sequence[int]) -> Any:
+        return self.collate([self.dataset[i] for i in indices])
+
+
+def random_state() -> tuple[Any, Any, Any]:
+    """The random states that a dataset may draw from: torch's (CPU), Python's, numpy's."""
+    numpy = sys.modules.get("numpy")
+    return torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None
+
+
+def restore(state: tuple[Any, Any, Any]) -> None:
+    """Set what random_state returned."""
+    torch.set_rng_state(state[0])
+    random.setstate(state[1])
+    if state[2] is not None:
+        sys.modules["numpy"].random.set_state(state[2])
+
+
+def touched(before: tuple[Any, Any, Any]) -> bool:
+    """Whether a random number was drawn since ``before``."""
+    now = random_state()
+    if not torch.equal(before[0], now[0]) or before[1] != now[1]:
+        return True
+    if before[2] is None:
+        return False
+    # numpy's legacy state: name, 624 words, position, and a cached Gaussian
+    return bool(before[2][2:] != now[2][2:] or (before[2][1] != now[2][1]).any())
+
+
+def seed_all(key: tuple[int, int, int]) -> None:
+    """Seed torch (CPU), Python and numpy from a key of integers."""
+    seed = zlib.crc32(repr(key).encode())  # the same in every process and Python version
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also queue a reseeding of the GPUs
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)

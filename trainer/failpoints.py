@@ -1,0 +1,53 @@
+"""Named places where a test makes a run fail: nothing happens unless TRAINER_FAILPOINTS is set.
+
+    TRAINER_FAILPOINTS="checkpoint.after_shard@rank1#2=kill9,loop.loss#5=nan"
+
+At the second time rank 1 comes by, kill -9. Without ``@rank`` on every rank; without ``#`` every time. Actions: the
+signals below, ``raise`` (RuntimeError), ``enospc`` (OSError), ``exit``, ``sleep`` (an hour: a hung rank) or
+``sleep:SECONDS``; any other word is returned, for the place itself to act upon.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import time
+from collections import Counter
+
+_SIGNALS = {"kill9": signal.SIGKILL, "sigterm": signal.SIGTERM, "sigint": signal.SIGINT, "sigstop": signal.SIGSTOP}
+_RULE = re.compile(r"(?P<place>[\w.]+)(@rank(?P<rank>\d+))?(#(?P<time>\d+))?=(?P<action>\w+)(:(?P<argument>[\d.]+))?")
+_seen: Counter[str] = Counter()
+
+
+def failpoint(place: str) -> str | None:
+    """Pass a named place; returns the action asked for when it is not one of the common ones."""
+    specification = os.environ.get("TRAINER_FAILPOINTS")
+    if not specification:
+        return None
+    _seen[place] += 1
+    for text in specification.split(","):
+        rule = _RULE.fullmatch(text.strip())
+        if rule is None:
+            raise ValueError(f"TRAINER_FAILPOINTS: {text!r} is not PLACE[@rankN][#TIME]=ACTION")
+        here = rule["place"] == place and rule["rank"] in (None, os.environ.get("RANK", "0"))
+        if here and rule["time"] in (None, str(_seen[place])):
+            return _act(place, rule["action"], float(rule["argument"] or 3600))
+    return None
+
+
+def _act(place: str, action: str, seconds: float) -> str | None:
+    if action in _SIGNALS:
+        os.kill(os.getpid(), _SIGNALS[action])
+    elif action == "raise":
+        raise RuntimeError(f"failpoint {place}")
+    elif action == "enospc":
+        raise OSError(errno.ENOSPC, f"No space left on device (failpoint {place})")
+    elif action == "exit":
+        os._exit(13)
+    elif action == "sleep":
+        time.sleep(seconds)
+    else:
+        return action
+    return None

@@ -1,0 +1,41 @@
+"""Signals become a flag that the loop reads at each step's end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+PREEMPT = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupts:
+    """While active, SIGTERM and SIGUSR1 ask for a checkpoint and exit code 75, Ctrl-C for a checkpoint and 130.
+
+    ``status`` is None, "preempted" or "stopped". A second Ctrl-C raises KeyboardInterrupt at once. Signals can be
+    handled in the main thread only; elsewhere the flag simply stays None.
+    """
+
+    def __init__(self) -> None:
+        self.status: str | None = None
+        self._previous: dict[int, Any] = {}
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT:
+            if self.status == "stopped":
+                raise KeyboardInterrupt
+            self.status = self.status or "stopped"
+        else:
+            self.status = "preempted"
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (*PREEMPT, signal.SIGINT):
+                self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous.clear()

@@ -1,0 +1,80 @@
+"""A decoder-only transformer, small and plain."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..schema import model as schema
+
+
+class Linear(nn.Linear):
+    """nn.Linear with GPT-2's initialisation. It happens where the parameter is made, so that it holds on the meta
+    device and inside DeepSpeed's zero.Init, which partitions a weight as soon as its module is built."""
+
+    def __init__(self, in_features: int, out_features: int, *, std: float = 0.02, bias: bool = True) -> None:
+        self.std = std
+        super().__init__(in_features, out_features, bias=bias)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.std)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding with GPT-2's initialisation."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.02)
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward layer, each on the normalised stream and added to it."""
+
+    def __init__(self, node: schema.GPT) -> None:
+        super().__init__()
+        width = node.n_embd
+        # each block adds twice to the stream: the sum's variance at the end is that of one layer
+        std = 0.02 / (2 * node.n_layer) ** 0.5
+        self.heads, self.dropout = node.n_head, node.dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = Linear(width, 3 * width)
+        self.attention_out = Linear(width, width, std=std)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp_in = Linear(width, 4 * width)
+        self.mlp_out = Linear(4 * width, width, std=std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).movedim(2, 0).transpose(-3, -2)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+        x = x + F.dropout(self.attention_out(mixed.transpose(-3, -2).flatten(-2)), dropout)
+        return x + F.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)))), dropout)
+
+
+class GPT(nn.Module):
+    """Token ids (B, T) to logits (B, T, vocab_size) of the next token. Learned positions, pre-norm, untied head."""
+
+    def __init__(self, node: schema.GPT) -> None:
+        if node.n_embd % node.n_head:
+            raise ValueError(f"model.n_head={node.n_head} does not divide model.n_embd={node.n_embd}")
+        super().__init__()
+        self.block_size, self.dropout = node.block_size, node.dropout
+        self.tokens = Embedding(node.vocab_size, node.n_embd)
+        self.positions = Embedding(node.block_size, node.n_embd)
+        self.blocks = nn.ModuleList(Block(node) for _ in range(node.n_layer))
+        self.norm = nn.LayerNorm(node.n_embd)
+        self.head = Linear(node.n_embd, node.vocab_size, bias=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        length = input_ids.shape[-1]
+        if length > self.block_size:
+            raise ValueError(f"a sequence of {length} tokens; model.block_size={self.block_size} is the longest")
+        x = self.tokens(input_ids) + self.positions(torch.arange(length, device=input_ids.device))
+        x = F.dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.head(self.norm(x))
+        return logits

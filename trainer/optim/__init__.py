@@ -1,0 +1,79 @@
+"""Optimizers: the shared names of a config, translated to the chosen class's own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import get_object
+
+from ..build import build
+from ..problems import ConfigError, Problem, closest
+from .groups import decay_groups
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+__all__ = ["make_optimizer"]
+
+TRANSLATIONS = {"learning_rate": "lr", "adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
+"""Hugging Face's shared name: torch's argument."""
+
+
+def make_optimizer(node: Any, model: nn.Module) -> Optimizer:
+    """The optimizer of a node over the model's trainable parameters.
+
+    Weight decay goes through parameter groups: it spares biases and norms. A class may make its own groups, by a static
+    method ``groups_of(model, weight_decay)``. In our typed nodes None leaves an argument to the class.
+    """
+    if isinstance(node, Mapping):
+        name = node["_target_"]
+        keys = {key: value for key, value in node.items() if key != "_target_"}
+    else:
+        name = node._target_
+        keys = {f.name: getattr(node, f.name) for f in fields(node) if f.name != "_target_"}
+        keys = {key: value for key, value in keys.items() if value is not None}
+    target = get_object(name)
+    first, *rest = signature(target).parameters.values()
+    accepted = None if any(p.kind is Parameter.VAR_KEYWORD for p in rest) else {p.name: p.default for p in rest}
+    arguments = own_names(name, keys, accepted)
+    weight_decay = arguments.pop("weight_decay", (accepted or {}).get("weight_decay", 0.0))
+    groups = getattr(target, "groups_of", decay_groups)(model, weight_decay)
+    if not any(group["params"] for group in groups):
+        raise ValueError(f"{type(model).__name__} has no trainable parameters")
+    optimizer: Optimizer = build({"_target_": name, **arguments}, **{first.name: groups})
+    return optimizer
+
+
+def own_names(target: str, keys: Mapping[str, Any], accepted: Collection[str] | None) -> dict[str, Any]:
+    """The keys as ``target`` calls them; ``accepted`` are its arguments, None if it takes any. A key that it does not
+    take is an error, and so is a weight decay that it would ignore."""
+    arguments: dict[str, Any] = {}
+    problems = []
+    for key, value in keys.items():
+        name = key if accepted is not None and key in accepted else TRANSLATIONS.get(key, key)
+        if accepted is not None and name not in accepted and not (name == "weight_decay" and not value):
+            problems.append(
+                Problem(
+                    key=f"optim.{key}",
+                    value=value,
+                    what=f"{target} takes no {name}",
+                    allowed=", ".join(sorted(accepted)),
+                    suggestion=closest(key, accepted),
+                )
+            )
+        elif name == "betas" and key != "betas":
+            index = int(key[-1]) - 1
+            arguments.setdefault("betas", [0.9, 0.999])[index] = value
+        elif name in arguments:
+            problems.append(
+                Problem(key=f"optim.{key}", value=value, what=f"{name} is given twice", fix=f"leave out optim.{name}")
+            )
+        else:
+            arguments[name] = value
+    if problems:
+        raise ConfigError(problems)
+    return arguments

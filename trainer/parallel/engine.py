@@ -1,0 +1,104 @@
+"""The engine protocol: how one model is spread over many devices."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from ..shards import ShardReader
+
+MakeOptimizer = Callable[["nn.Module"], "Optimizer"]
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What one optimizer update reports."""
+
+    grad_norm: Tensor
+    """Global gradient norm before clipping: a scalar fp32 tensor on the engine's device, equal on all ranks."""
+    skipped: bool = False
+    """True when no update was made (fp16's scaler found an overflow, or skip_nonfinite): the scheduler must not step."""
+
+
+@dataclass(slots=True)
+class Shard:
+    """A contiguous piece of one named tensor, as held by this rank. The unit of our checkpoint format: every engine
+    describes its state so, whatever it does with it in memory, and any engine at any world size can read it back.
+    """
+
+    name: str
+    """`model/<parameter or buffer>` or `optim/<state key>/<parameter>`; parameter names as in model.named_parameters()
+    of the unwrapped model."""
+    shape: tuple[int, ...]
+    """Shape of the whole tensor."""
+    start: int
+    """Index of this piece's first element in the flattened (row-major) whole tensor."""
+    data: Tensor
+    """The piece, 1-D, contiguous, on any device. May alias live memory: writers copy."""
+
+
+@dataclass(slots=True)
+class EngineState:
+    """Everything an engine must remember to go on to the bit."""
+
+    shards: list[Shard]
+    """This rank's pieces. Tensors that are whole on several ranks appear on one of them only (rank 0)."""
+    meta: dict[str, Any]
+    """JSON-able, equal on all ranks: optimizer param groups (names and options), non-tensor optimizer state, scaler."""
+
+
+class Engine(ABC):
+    """Spreads one model over many devices. The loop knows only these verbs."""
+
+    device: torch.device
+    """Where this rank's batches go."""
+
+    @abstractmethod
+    def model_context(self) -> AbstractContextManager[Any]:
+        """Where the model is built: on the device, or partitioned at birth (zero.Init)."""
+
+    @abstractmethod
+    def setup(
+        self, model: nn.Module, make_optimizer: MakeOptimizer, *, max_grad_norm: float
+    ) -> tuple[nn.Module, Optimizer]:
+        """Place, wrap and shard; the returned model is called for training and evaluation alike (precision included:
+        it is called under the right autocast and returns fp32 outputs), the returned optimizer is the one the scheduler
+        is built on. make_optimizer is called at the engine's own moment, with the module whose parameters it must hold.
+        """
+
+    @abstractmethod
+    def accumulate(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Around one micro-batch's forward and backward; gradient traffic happens in the last one of a step only."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagate (scaled under fp16). Gradients are averaged over ranks: the caller weighs the loss accordingly."""
+
+    @abstractmethod
+    def step(self, *, skip_nonfinite: bool = False) -> StepOutput:
+        """Unscale, measure the norm, clip, update, zero the gradients. With ``skip_nonfinite`` (one synchronisation) a
+        norm that is not finite makes no update: the gradients are zeroed and `skipped` is True, on all ranks alike."""
+
+    @abstractmethod
+    def state(self) -> EngineState:
+        """This rank's shards (collective)."""
+
+    @abstractmethod
+    def load_state(self, reader: ShardReader, meta: dict[str, Any], *, weights_only: bool = False) -> None:
+        """Fill model (and, unless weights_only, optimizer and scaler) from a verified checkpoint (collective)."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor] | None:
+        """The whole model's state dict on the CPU, in the model's own dtype and names: on rank 0, None elsewhere (collective)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release process groups and memory. Called once, also after a failure."""

@@ -1,0 +1,221 @@
+"""A torch module's and optimizer's state as named shards, and back: whole tensors and DTensors sharded along axis 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.optim import Optimizer
+
+from .. import distributed
+from .engine import EngineState, Shard
+
+if TYPE_CHECKING:
+    from ..shards import ShardReader
+
+
+def state(model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler | None) -> EngineState:
+    """This rank's pieces of model, optimizer and scaler (collective for DTensors that are not sharded along axis 0)."""
+    shards = list(_shards({f"model/{name}": tensor for name, tensor in model_tensors(model).items()}))
+    names = parameter_names(model, optimizer)
+    values: dict[str, dict[str, Any]] = {}
+    for index, entries in optimizer.state_dict()["state"].items():
+        name = names[index]
+        shards += _shards({f"optim/{key}/{name}": v for key, v in entries.items() if isinstance(v, Tensor)})
+        if plain := {key: v for key, v in entries.items() if not isinstance(v, Tensor)}:
+            values[name] = plain
+    return EngineState(shards, meta(group_options(model, optimizer), values, scaler))
+
+
+def load_state(
+    model: nn.Module,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    reader: ShardReader,
+    meta: dict[str, Any],
+    *,
+    weights_only: bool,
+) -> None:
+    """Fill model and, unless weights_only, optimizer and scaler (collective for DTensors)."""
+    tensors = model_tensors(model)
+    check_names({name: tuple(tensor.shape) for name, tensor in tensors.items()}, reader)
+    if not weights_only:
+        _load_optimizer(model, optimizer, reader, meta)
+        if scaler is not None and meta["scaler"]:  # a run that comes from another precision keeps its fresh one
+            scaler.load_state_dict(meta["scaler"])
+    for name, tensor in tensors.items():
+        fill(tensor, f"model/{name}", reader)
+
+
+def _load_optimizer(model: nn.Module, optimizer: Optimizer, reader: ShardReader, meta: dict[str, Any]) -> None:
+    groups = load_groups(model, optimizer, meta)
+    keys = state_keys(reader)
+    names = parameter_names(model, optimizer)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not optimizer.state and _has_factors(parameters, names, keys, reader):
+        _materialise(optimizer, parameters)
+    entries: dict[int, dict[str, Any]] = {}
+    for index, (name, parameter) in enumerate(zip(names, parameters, strict=True)):
+        mine = optimizer.state.get(parameter, {})
+        entry = dict(meta["optim_values"].get(name, {}))
+        entry |= {k: _read_like(parameter, mine.get(k), f"optim/{k}/{name}", reader) for k in keys.get(name, ())}
+        if entry:
+            entries[index] = entry
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def model_weights(model: nn.Module) -> dict[str, Tensor] | None:
+    """The whole state dict on the CPU on rank 0; tied entries stay one tensor (collective for DTensors)."""
+    whole: dict[int, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in whole:
+            tensor = value.detach()
+            tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            whole[id(value)] = tensor.cpu().clone() if distributed.is_main() else tensor
+        weights[name] = whole[id(value)]
+    return weights if distributed.is_main() else None
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters (a tied one under its first name) and the buffers that a state dict holds."""
+    kept = model.state_dict(keep_vars=True).keys()
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in kept}
+
+
+def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """Names of the optimizer's parameters, in its state dict's order."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def group_options(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
+    """The optimizer's param groups, JSON-able, with names for parameters."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [
+        {key: v.item() if isinstance(v, Tensor) else v for key, v in group.items() if key != "params"}
+        | {"params": [names[parameter] for parameter in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+
+
+def meta(
+    groups: list[dict[str, Any]], values: dict[str, dict[str, Any]], scaler: torch.amp.GradScaler | None
+) -> dict[str, Any]:
+    """What every engine keeps beside its shards, so that any other can read it."""
+    scale = None if scaler is None else scaler.state_dict()
+    return {"param_groups": groups, "optim_values": values, "scaler": scale}
+
+
+def load_groups(model: nn.Module, optimizer: Optimizer, meta: dict[str, Any]) -> list[dict[str, Any]]:
+    """The saved param groups in the form that Optimizer.load_state_dict takes.
+
+    Raises ValueError when the optimizer groups other parameters than the checkpoint's did.
+    """
+    mine, saved = group_options(model, optimizer), meta["param_groups"]
+    if [group["params"] for group in mine] != [group["params"] for group in saved]:
+        raise ValueError(
+            f"the checkpoint's optimizer has {[len(g['params']) for g in saved]} parameters in its groups, "
+            f"this one has {[len(g['params']) for g in mine]}, or they differ in name or order"
+        )
+    groups = []
+    for current, group, live in zip(mine, saved, optimizer.state_dict()["param_groups"], strict=True):
+        # JSON knows no tuples, torch's betas are one.
+        options = {k: tuple(v) if isinstance(current.get(k), tuple) else v for k, v in group.items()}
+        groups.append(current | options | {"params": live["params"]})
+    return groups
+
+
+def check_names(mine: dict[str, tuple[int, ...]], reader: ShardReader) -> None:
+    """Raise ValueError unless the checkpoint's model tensors have these names and shapes."""
+    saved = {n.removeprefix("model/"): tuple(reader.shape(n)) for n in reader.names() if n.startswith("model/")}
+    problems = [f"{name} is missing" for name in mine if name not in saved]
+    problems += [f"{name} is not in the model" for name in saved if name not in mine]
+    problems += [
+        f"{name} is {saved[name]}, the model's is {shape}"
+        for name, shape in mine.items()
+        if saved.get(name, shape) != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"the checkpoint is of another model: {'; '.join(problems[:5])}{more}")
+
+
+def state_keys(reader: ShardReader) -> dict[str, list[str]]:
+    """Keys of the optimizer state in the checkpoint, by parameter."""
+    keys: dict[str, list[str]] = {}
+    for full in reader.names():
+        if full.startswith("optim/"):
+            _, key, name = full.split("/", 2)
+            keys.setdefault(name, []).append(key)
+    return keys
+
+
+def fill(tensor: Tensor, name: str, reader: ShardReader) -> None:
+    """Read this rank's piece into ``tensor``."""
+    start, local = _local(tensor) if isinstance(tensor, DTensor) else (0, tensor)
+    with torch.no_grad():
+        local.copy_(reader.read(name, start, local.numel()).view(local.shape))
+
+
+def _local(tensor: DTensor) -> tuple[int, Tensor]:
+    """Flat start and data of this rank's piece of a tensor sharded along axis 0 or replicated."""
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return (offset[0] * tensor.shape[1:].numel() if offset else 0), tensor.to_local().detach()
+
+
+def _shards(tensors: dict[str, Tensor]) -> Iterator[Shard]:
+    for name, value in tensors.items():
+        tensor, start, mine = value.detach(), 0, distributed.is_main()
+        if isinstance(tensor, DTensor):
+            if all(placement.is_shard(0) for placement in tensor.placements):
+                start, tensor = _local(tensor)
+                mine = tensor.numel() > 0
+            else:
+                tensor = tensor.full_tensor()
+        if mine:
+            yield Shard(name, tuple(value.shape), start, tensor.reshape(-1))
+
+
+def _read_like(parameter: nn.Parameter, template: object, name: str, reader: ShardReader) -> Tensor:
+    """A state tensor: sharded as the parameter when it has its shape, else placed as the optimizer's own is."""
+    if isinstance(parameter, DTensor) and tuple(reader.shape(name)) == tuple(parameter.shape):
+        local = torch.empty_like(parameter, dtype=reader.dtype(name))
+        fill(local, name, reader)
+        return local
+    whole = reader.read_whole(name)
+    if isinstance(template, DTensor):
+        return distribute_tensor(
+            whole.to(template.device), template.device_mesh, template.placements, src_data_rank=None
+        )
+    return whole
+
+
+def _has_factors(
+    parameters: list[nn.Parameter], names: list[str], keys: dict[str, list[str]], reader: ShardReader
+) -> bool:
+    """True when a sharded parameter has state in another shape (Adafactor's rows): only the optimizer can place it."""
+    return any(
+        isinstance(parameter, DTensor) and reader.shape(f"optim/{key}/{name}") not in ((), tuple(parameter.shape))
+        for name, parameter in zip(names, parameters, strict=True)
+        for key in keys.get(name, ())
+    )
+
+
+def _materialise(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Let the optimizer make its state by one step of zero gradients and rate, before everything is overwritten."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for parameter in parameters:
+        parameter.grad = None
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

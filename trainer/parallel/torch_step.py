@@ -1,0 +1,57 @@
+"""One optimizer update with torch's own parts, for every engine that leaves gradients in ``parameter.grad``."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from .engine import StepOutput
+
+
+def backward(loss: Tensor, scaler: torch.amp.GradScaler | None) -> None:
+    """Backpropagate, with fp16's loss scale."""
+    (loss if scaler is None else scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+
+
+def step(
+    parameters: list[nn.Parameter],
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    max_grad_norm: float,
+    skip_nonfinite: bool,
+) -> StepOutput:
+    """Unscale, measure, clip, update, zero. The same on all ranks, given the same (or sharded) gradients."""
+    skipped = scaler is not None and _unscale(scaler, optimizer)
+    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    if skip_nonfinite and not skipped:
+        skipped = not math.isfinite(norm)
+    if not skipped:
+        if max_grad_norm > 0:
+            clip_grads_with_norm_(parameters, max_grad_norm, norm)
+        optimizer.step()
+    if scaler is not None:
+        scaler.update()
+    for parameter in parameters:
+        parameter.grad = None
+    return StepOutput(norm, skipped)
+
+
+def _unscale(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> bool:
+    """Divide the gradients by the loss scale; True when one of them is not finite. DTensor agrees across its mesh."""
+    scaler.unscale_(optimizer)
+    found = cast("dict[torch.device, Tensor]", scaler._found_inf_per_device(optimizer))
+    return any(bool(flag.item()) for flag in found.values())
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Buffers that training changes (BatchNorm's). Where nothing else does, rank 0's are given to all at each step."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    return [buffer for norm in norms for buffer in norm.buffers()]

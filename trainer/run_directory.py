@@ -1,0 +1,305 @@
+"""A run's directory: made once, never shared; the config, the command and the manifest in it, secrets masked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .schema.fields import Choice
+
+MANIFEST = "manifest.json"
+PACKAGES = ("torch", "hydra-core", "omegaconf", "deepspeed", "wandb", "safetensors", "transformers", "numpy")
+PATCH_LIMIT = 256 * 1024
+"""Bytes of the uncommitted changes that the manifest keeps."""
+
+
+class Status(Choice):
+    """How a run stands, as in manifest.json."""
+
+    running = "running"
+    completed = "completed"
+    failed = "failed"
+    preempted = "preempted"
+    stopped = "stopped"
+
+
+# The directory and its files --------------------------------------------------------------------------------
+
+
+def create(path: Path, *, exact: bool) -> Path:
+    """Make a run's directory and claim it by an exclusive, empty manifest; two runs never get the same one.
+
+    A default name that is taken gets -1, -2 ...; an exact one (the user's) may exist if it holds no run, else
+    FileExistsError.
+    """
+    for number in count():
+        directory = path if number == 0 else path.with_name(f"{path.name}-{number}")
+        try:
+            directory.mkdir(parents=True, exist_ok=exact)
+            with (directory / MANIFEST).open("x", encoding="utf-8") as file:
+                file.write("{}\n")
+            return directory
+        except FileExistsError:
+            if exact:
+                raise
+    raise AssertionError
+
+
+def begin(directory: Path, *, config: Any, overrides: list[str], argv: list[str], **fields: Any) -> dict[str, Any]:
+    """Write config.yaml, overrides.yaml and the manifest (status running), from the process that lives as long as the
+    run. In a directory that holds a run already, that run goes on: run_id, started_at and results stay, what changed is
+    brought up to date, and an older config is kept as config.1.yaml.
+    """
+    config = plain(config)
+    before = read(directory)
+    _write_config(directory, _yaml(mask(config)))
+    _replace(directory / "overrides.yaml", _yaml(mask_overrides(overrides)))
+    manifest = {
+        "run_id": before.get("run_id") or uuid.uuid4().hex[:12],
+        "config_hash": config_hash(config),
+        "git": git(),
+        "argv": mask_overrides(argv),
+        "host": socket.gethostname(),
+        "process": _process(),
+        "devices": [],
+        "world_size": 1,
+        "python": platform.python_version(),
+        "packages": dict(_packages()),
+        "seed": config.get("run", {}).get("seed"),
+        "started_at": before.get("started_at") or now(),
+        "ended_at": None,
+        "status": Status.running,
+        "error": None,
+        "result": before.get("result") or {},
+        "resumed": before.get("resumed") or [],
+        **fields,
+    }
+    _replace(directory / MANIFEST, _json(manifest))
+    return read(directory)
+
+
+def update(directory: Path, **fields: Any) -> None:
+    """Change fields of the manifest, in one rename."""
+    _replace(directory / MANIFEST, _json({**read(directory), **fields}))
+
+
+def resumed(directory: Path, *, step: int, **fields: Any) -> None:
+    """Note that the run went on from the checkpoint of ``step``, here and now."""
+    entry = {"at": now(), "step": step, "host": socket.gethostname(), **fields}
+    update(directory, resumed=[*read(directory).get("resumed", []), entry])
+
+
+def finish(directory: Path, status: Status, *, error: str | None = None, **fields: Any) -> None:
+    """Close the manifest: how the run ended, and when."""
+    update(directory, status=status, ended_at=now(), error=error, **fields)
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The manifest; empty where there is none."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def newest_unfinished(root: Path, config_hash: str) -> Path | None:
+    """The newest run at most two levels below root that has this config, did not complete, and isn't running now."""
+    found = [(read(path.parent), path.parent) for depth in ("*/", "*/*/") for path in root.glob(depth + MANIFEST)]
+    runs = [
+        (manifest["started_at"], directory)
+        for manifest, directory in found
+        if manifest.get("config_hash") == config_hash and manifest.get("status") != Status.completed
+        if not is_alive(manifest)
+    ]
+    return max(runs, key=lambda run: datetime.fromisoformat(run[0]))[1] if runs else None
+
+
+def is_alive(manifest: dict[str, Any]) -> bool:
+    """Whether the process that wrote this manifest still runs it on this host. Of other hosts nothing is known."""
+    process = manifest.get("process") or {}
+    return (
+        manifest.get("status") == Status.running
+        and manifest.get("host") == socket.gethostname()
+        and process.get("pid") != os.getpid()
+        and process == _process(process.get("pid"))
+    )
+
+
+def now() -> str:
+    """ISO 8601 with the time zone."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+def _write_config(directory: Path, content: str) -> None:
+    path = directory / "config.yaml"
+    if path.exists() and path.read_text(encoding="utf-8") != content:
+        kept = next(kept for n in count(1) if not (kept := directory / f"config.{n}.yaml").exists())
+        path.rename(kept)
+    _replace(path, content)
+
+
+def _replace(path: Path, content: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, default=str) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120))
+
+
+# The config -------------------------------------------------------------------------------------------------
+
+
+def plain(config: Any) -> Any:
+    """A config (typed tree or mapping) as dicts, lists, strings and numbers."""
+    tree = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
+    return json.loads(json.dumps(tree, default=str))
+
+
+def config_hash(config: Any) -> str:
+    """Of what makes a run the run it is: not where it writes, what it is called, how it is launched, who listens, or
+    whether it goes on.
+    """
+    tree = mask(plain(config))
+    tree.pop("launch", None)
+    for section, keys in {
+        "checkpoint": ("resume_from_checkpoint",),
+        "run": ("output_dir", "run_name", "project"),
+        "logging": ("reporters",),
+    }.items():
+        for key in keys:
+            tree.get(section, {}).pop(key, None)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+# Secrets ----------------------------------------------------------------------------------------------------
+
+MASK = "***"
+_SECRET = r"secret|passw(?:or)?d|credential|api_?-?key|access_?-?key|private_?-?key"
+# Of the tokens only those that open doors: not tokenizer, num_tokens, eos_token, eos_token_id, token_type.
+_TOKEN = (
+    r"(?<!pad_)(?<!bos_)(?<!eos_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!special_)token(?!s|iz|_id|_type)"
+)
+_KEY = re.compile(rf"{_SECRET}|{_TOKEN}", re.IGNORECASE)
+_HARMLESS = re.compile(r"(?:|null|none|true|false|[-+]?[\d.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
+_PAIR = re.compile(
+    rf"""([\w.\-]*(?:{_SECRET}|{_TOKEN})[\w\-]*["']?\s*[:=]\s*)("[^"]*"|'[^']*'|[^\s,"'{{}}\[\]]+)""", re.IGNORECASE
+)
+_LONG = re.compile(r"""["'][^"'\s]{8,}["']|[\w\-.]{16,}""")
+_URL = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")
+
+
+def mask(node: Any) -> Any:
+    """A copy of a config without its secrets: the values of keys such as hub_token, api_key or password."""
+    if isinstance(node, dict):
+        return {key: MASK if _is_secret(str(key), value) else mask(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [mask(item) for item in node]
+    return _URL.sub(rf"\1{MASK}@", node) if isinstance(node, str) else node
+
+
+def mask_overrides(arguments: list[str]) -> list[str]:
+    """Overrides, or a whole command line, without their secrets: `hub.hub_token=abc` becomes `hub.hub_token=***`."""
+    masked = []
+    for position, argument in enumerate(arguments):
+        key, equals, value = argument.partition("=")
+        before = arguments[position - 1] if position else ""
+        if equals and _is_secret(key, value):
+            masked.append(f"{key}={MASK}")
+        elif before.startswith("--") and "=" not in before and _is_secret(before, argument):
+            masked.append(MASK)
+        else:
+            masked.append(_URL.sub(rf"\1{MASK}@", _PAIR.sub(_mask_pair, argument)))
+    return masked
+
+
+def _is_secret(key: str, value: Any) -> bool:
+    if value is None or isinstance(value, bool) or (isinstance(value, str | list | dict) and not value):
+        return False
+    if re.search(_SECRET, key, re.IGNORECASE):
+        return True
+    return bool(_KEY.search(key)) and not _HARMLESS.fullmatch(str(value))
+
+
+def _mask_pair(match: re.Match[str]) -> str:
+    return match[1] + MASK if _is_secret(match[1], match[2].strip("'\"")) else match[0]
+
+
+def _mask_code(match: re.Match[str]) -> str:
+    """In code only what looks like a key itself: `token = next(tokens)` stays."""
+    return match[1] + MASK if _LONG.fullmatch(match[2]) else match[0]
+
+
+# Where and with what ----------------------------------------------------------------------------------------
+
+
+def git() -> dict[str, Any]:
+    """Commit and uncommitted changes of the repository around the working directory; empty outside of one."""
+    try:
+        status = subprocess.run(
+            [*_GIT, "status", "--porcelain=v2", "--branch"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    commits = [line.split()[2] for line in status if line.startswith("# branch.oid ")]
+    sha = commits[0] if commits and commits[0] != "(initial)" else ""
+    changed = [line for line in status if not line.startswith("#")]
+    patch = _patch() if sha and any(not line.startswith("?") for line in changed) else ""
+    return {"sha": sha, "dirty": bool(changed), "patch": patch}
+
+
+# No lock is taken and no pager, hook or colour comes between.
+_GIT = ("git", "--no-optional-locks", "--no-pager")
+
+
+def _patch() -> str:
+    command = [*_GIT, "diff", "--no-ext-diff", "--no-color", "HEAD"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        content = process.stdout.read(PATCH_LIMIT + 1)
+        process.kill()
+    text = content[:PATCH_LIMIT].decode(errors="replace")
+    cut = f"\n... cut at {PATCH_LIMIT} bytes\n" if len(content) > PATCH_LIMIT else ""
+    return _URL.sub(rf"\1{MASK}@", _PAIR.sub(_mask_code, text)) + cut
+
+
+def _process(pid: int | None = None) -> dict[str, Any]:
+    """A process (this one) and its start time in ticks since boot, so that a reused pid is told apart."""
+    pid = pid or os.getpid()
+    try:
+        started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        started = None
+    return {"pid": pid, "started": started}
+
+
+def _packages() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            continue

@@ -1,0 +1,361 @@
+"""Builds the parts of a run on one rank, hands them to the loop, and leaves in its directory what the contract promises."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import checkpoint, distributed, run_directory
+from .best import Best
+from .build import build, load
+from .data.loader import EvalData, TrainData
+from .data.plan import BatchPlan
+from .evaluate import evaluate
+from .events import Callback, Events, build_reporters
+from .export import export_weights
+from .interrupts import Interrupts
+from .intervals import Intervals
+from .logging.jsonl import MetricsFile
+from .loop import Loop
+from .meter import Meter
+from .optim import make_optimizer
+from .parallel.engine import Engine
+from .rng import capture_rng, restore_rng, seed_everything
+from .scheduler import make_scheduler
+from .schema import Config
+from .schema.callbacks import EarlyStopping
+from .state import Control, RunInfo, State
+from .task import Task, make_task
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: Config, directory: Path) -> str:
+    """Train on this rank: `completed`, `preempted` or `stopped`; what goes wrong is raised.
+
+    Collective: every rank of the process group calls it with the same config and directory. The last checkpoint is
+    written before a `preempted` or `stopped` returns.
+    """
+    with Interrupts() as interrupts:
+        session = Session(config, directory, interrupts)
+        status = "failed"
+        try:
+            status = session.train()
+        except BaseException as error:
+            session.events.on_exception(session.state, session.control, error)
+            raise
+        finally:
+            session.close(status)
+    return status
+
+
+class Session:
+    """One run on one rank: its parts, and what the loop calls back for."""
+
+    def __init__(self, config: Config, directory: Path, interrupts: Interrupts) -> None:
+        self.config, self.directory = config, directory
+        self.checkpoints = directory / "checkpoints"
+        self.state, self.control = State(), Control()
+        self.best = Best.of(config.checkpoint)
+        self.metrics = MetricsFile(directory / "metrics.jsonl") if distributed.is_main() else None
+        self.events = Events({}, {})
+        self.latest: dict[str, Any] = {}
+        self.started = time.perf_counter()
+        self.first_step = 0
+
+        seed, device = config.run.seed, _device(config)
+        if config.run.full_determinism:
+            _full_determinism()
+        seed_everything(seed)
+        collate = load(config.data.collate_fn) if config.data.collate_fn else None
+        train_dataset = build(config.data.train_dataset)
+        eval_dataset = build(config.data.eval_dataset) if config.data.eval_dataset is not None else None
+        task = make_task(config.task)
+
+        self.engine: Engine = build(config.parallel, precision=config.precision, device=device)
+        seed_everything(seed)  # the weights depend on the seed alone, not on what the datasets drew
+        with self.engine.model_context():
+            model: nn.Module = build(config.model)
+        if distributed.is_main():
+            logger.info("%s: %s parameters, %s", type(model).__name__, f"{count(model):,}", _where(device))
+        model, optimizer = self.engine.setup(
+            model, lambda module: make_optimizer(config.optim, module), max_grad_norm=config.train.max_grad_norm
+        )
+
+        train, world, rank = config.train, distributed.world_size(), distributed.rank()
+        plan = BatchPlan(train.per_device_train_batch_size, train.gradient_accumulation_steps, world, rank)
+        data_seed = seed if config.data.data_seed is None else config.data.data_seed
+        self.data = TrainData(
+            train_dataset, plan, config.data, collate=collate, seed=data_seed, device=self.engine.device
+        )
+        self.eval_data = None
+        if eval_dataset is not None:
+            eval_plan = BatchPlan(config.evaluation.per_device_eval_batch_size, 1, world, rank)
+            self.eval_data = EvalData(
+                eval_dataset, eval_plan, config.data, collate=collate, seed=data_seed, device=self.engine.device
+            )
+        state = self.state
+        state.max_steps = self.data.max_steps(train.max_steps, train.num_train_epochs)
+        state.num_train_epochs = (
+            state.max_steps / self.data.steps_per_epoch if self.data.steps_per_epoch else train.num_train_epochs
+        )
+        self.scheduler = make_scheduler(
+            config.scheduler, optimizer, state.max_steps, mode="max" if self.best.greater_is_better else "min"
+        )
+        self.loop = Loop(
+            engine=self.engine,
+            model=model,
+            task=task,
+            optimizer=optimizer,
+            scheduler=self.scheduler,
+            data=self.data,
+            state=state,
+            control=self.control,
+            events=self.events,
+            meter=Meter(self.engine.device),
+            intervals=Intervals.of(config, state.max_steps),
+            interrupts=interrupts,
+            nan_policy=train.nan_policy,
+            fp16=config.precision.fp16,
+            token_weights=type(task).num_items is not Task.num_items,
+            best=self.best,
+            evaluate=self.evaluate,
+            save=self.save,
+            rollback=self.rollback,
+            log=self.log,
+        )
+        # rank 0 goes on from the state the model's initialisation left, as one process would; the others differ,
+        # so that dropout does
+        seed_everything(seed + rank)
+
+    def train(self) -> str:
+        """Resume if asked to, tell the reporters, run the loop, export the weights."""
+        config, state = self.config, self.state
+        self.events = self.loop.events = Events(
+            {name: self.callback(node) for name, node in config.callbacks.items()},
+            build_reporters(config.logging.reporters) if distributed.is_main() else {},
+            timeout=config.logging.reporter_timeout,
+        )
+        checkpoint.clean(self.checkpoints)
+        self.resume()
+        self.first_step = state.step
+        if distributed.is_main():
+            manifest = run_directory.read(self.directory)
+            world = distributed.world_size()
+            run_directory.update(self.directory, devices=[_where(self.engine.device)] * world, world_size=world)
+            self.events.start(
+                RunInfo(
+                    directory=self.directory,
+                    run_id=manifest["run_id"],
+                    run_name=config.run.run_name or "-".join(self.directory.parts[-2:]),
+                    project=config.run.project,
+                    config=run_directory.mask(run_directory.plain(config)),
+                    resumed_step=state.step,
+                ),
+                state,
+            )
+        if config.evaluation.eval_on_start and state.step == 0:
+            metrics = self.evaluate()
+            self.log(metrics)
+            self.events.on_evaluate(state, self.control, metrics)
+        self.started = time.perf_counter()
+        status = self.loop.run()
+        if status == "completed":
+            self.summarise()
+            self.export()
+        return status
+
+    def callback(self, node: Any) -> Callback:
+        """Build one of `callbacks`; ours may ask for the metric that ranks evaluations."""
+        runtime = (
+            {"metric": self.best.metric, "greater_is_better": self.best.greater_is_better}
+            if isinstance(node, EarlyStopping)
+            else {}
+        )
+        built: Callback = build(node, **runtime)
+        return built
+
+    # What the loop calls ---------------------------------------------------------------------------------------
+
+    def log(self, values: dict[str, Any]) -> None:
+        """One record to metrics.jsonl and the reporters."""
+        state = self.state
+        self.latest |= values
+        if self.metrics is None:
+            return
+        record = {"step": state.step, "epoch": state.epoch, "time": time.time(), **values}
+        self.metrics.write(record)
+        self.events.report(record)
+
+    def evaluate(self) -> dict[str, float]:
+        """One evaluation of the current weights."""
+        if self.eval_data is None:
+            raise ValueError("evaluation needs data.eval_dataset")
+        return evaluate(self.loop.model, self.loop.task, self.eval_data)
+
+    def save(self) -> None:
+        """A checkpoint of this step; then retention."""
+        config, state = self.config.checkpoint, self.state
+        engine_state = self.engine.state()
+        shards = engine_state.shards
+        if config.save_only_model:
+            shards = [shard for shard in shards if shard.name.startswith("model/")]
+        path = checkpoint.save(
+            self.checkpoints,
+            state.step,
+            shards=shards,
+            state={
+                "state": {name: getattr(state, name) for name in _KEPT},
+                "engine": {} if config.save_only_model else engine_state.meta,
+                "scheduler": self.scheduler.state_dict(),
+                "data": {"epoch": self.data.epoch, "step_in_epoch": self.data.step_in_epoch},
+                "callbacks": self.events.state_dict(),
+                "only_model": config.save_only_model,
+            },
+            rank_state={"rng": capture_rng(), "meter": self.loop.meter.state_dict()},
+        )
+        checkpoint.prune(self.checkpoints, config.save_total_limit, [state.step, *filter(None, [state.best_step])])
+        self.events.on_save(state, self.control, path)
+
+    def rollback(self) -> None:
+        """Back to the newest checkpoint; the data goes on after the batch that went wrong."""
+        cursor = self.data.epoch, self.data.step_in_epoch
+        path, warnings = checkpoint.newest(self.checkpoints)
+        if path is None:
+            raise RuntimeError("train.nan_policy=rollback found no checkpoint yet; fix: a smaller checkpoint.save_steps")
+        self._warn(warnings)
+        self.load(path)
+        self.data.epoch, self.data.step_in_epoch = cursor
+
+    # Before and after ------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Go on from where checkpoint.resume_from_checkpoint says; `auto` without a checkpoint starts afresh, and says so."""
+        wish = self.config.checkpoint.resume_from_checkpoint
+        if wish is None:
+            return
+        if wish == "auto":
+            path, warnings = checkpoint.newest(self.checkpoints)
+            self._warn(warnings)
+        else:
+            path = Path(wish)
+            checkpoint.verify(path)
+        if path is None:
+            if distributed.is_main():
+                logger.warning("checkpoint.resume_from_checkpoint=auto: no checkpoint in %s: starting afresh", self.directory)
+                if self.metrics:
+                    self.metrics.truncate(0)
+            return
+        self.load(path)
+        if distributed.is_main():
+            logger.info("resumed from %s", path)
+            run_directory.resumed(self.directory, step=self.state.step, checkpoint=str(path))
+
+    def load(self, path: Path) -> None:
+        """Everything back as it was at the end of the checkpoint's step."""
+        saved = checkpoint.load(path, verified=True)
+        kept = saved.state
+        if kept["only_model"]:
+            raise checkpoint.CheckpointError(
+                f"{path} was saved with checkpoint.save_only_model=true: it holds weights, nothing to go on from"
+            )
+        self.engine.load_state(saved.reader, kept["engine"])
+        for name in _KEPT:
+            setattr(self.state, name, kept["state"][name])
+        self.scheduler.load_state_dict(kept["scheduler"])
+        self.data.epoch, self.data.step_in_epoch = kept["data"]["epoch"], kept["data"]["step_in_epoch"]
+        self.events.load_state_dict(kept["callbacks"])
+        if saved.rank_state is not None:
+            restore_rng(saved.rank_state["rng"])
+            self.loop.meter.load_state_dict(saved.rank_state["meter"])
+        if self.metrics:
+            self.metrics.truncate(self.state.step)
+
+    def summarise(self) -> None:
+        """The end's record, with the Trainer's keys."""
+        state, steps = self.state, self.state.step - self.first_step
+        runtime = time.perf_counter() - self.started
+        self.loop.meter.reduce()
+        samples = steps * self.data.plan.update_size
+        self.log(
+            {
+                "train_loss": self.loop.meter.whole / max(1, state.step),
+                "train_runtime": runtime,
+                "train_samples_per_second": samples / runtime,
+                "train_steps_per_second": steps / runtime,
+            }
+        )
+
+    def export(self) -> None:
+        """`model/`: the final weights, or with load_best_model_at_end the best checkpoint's."""
+        state = self.state
+        if self.config.checkpoint.load_best_model_at_end and state.best_step is not None:
+            path = self.checkpoints / f"checkpoint-{state.best_step}"
+            if distributed.broadcast(path.is_dir()):
+                checkpoint.verify(path)
+                saved = checkpoint.load(path, verified=True)
+                self.engine.load_state(saved.reader, saved.state["engine"], weights_only=True)
+                if distributed.is_main():
+                    logger.info("model/ holds the weights of step %d, %s=%r", state.best_step, self.best.metric, state.best_metric)
+            elif distributed.is_main():
+                logger.warning("no checkpoint of the best step %d: model/ holds the last weights", state.best_step)
+        weights = self.engine.weights()
+        if weights is not None:
+            export_weights(self.loop.model, weights, self.directory / "model")
+        checkpoint.prune(
+            self.checkpoints,
+            self.config.checkpoint.save_total_limit,
+            [state.best_step] if state.best_step and self.config.checkpoint.load_best_model_at_end else [],
+        )
+
+    def close(self, status: str) -> None:
+        """Close reporters and files; note the last and best metrics."""
+        if distributed.is_main():
+            best = {"metric": self.best.metric, "value": self.state.best_metric, "step": self.state.best_step}
+            run_directory.update(
+                self.directory,
+                result={"step": self.state.step, "last": self.latest, "best": best if self.state.best_step else None},
+            )
+        self.events.finish(status)
+        if self.metrics:
+            self.metrics.close()
+        self.engine.close()
+
+    def _warn(self, warnings: list[str]) -> None:
+        if distributed.is_main():
+            for warning in warnings:
+                logger.warning(warning)
+
+
+_KEPT = ("step", "epoch", "best_metric", "best_step")
+"""The fields of State that a checkpoint keeps; the others follow from the config."""
+
+
+def count(model: nn.Module) -> int:
+    """Parameters of a model (whole ones, also where zero.Init has partitioned them)."""
+    return sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in model.parameters())
+
+
+def _device(config: Config) -> torch.device:
+    if config.run.use_cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(distributed.local_rank())
+    return torch.device("cuda", distributed.local_rank())
+
+
+def _where(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def _full_determinism() -> None:
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False

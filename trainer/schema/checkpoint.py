@@ -1,0 +1,39 @@
+"""`checkpoint`: what is saved when, which one is the best, and where a run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .fields import Choice, number
+
+
+class SaveStrategy(Choice):
+    """Never, every so many steps, at each epoch's end, or when the metric improves (HF: SaveStrategy)."""
+
+    no = "no"
+    steps = "steps"
+    epoch = "epoch"
+    best = "best"
+
+
+@dataclass(kw_only=True, slots=True)
+class Checkpoint:
+    """Checkpoints appear whole (temporary directory, fsync, one rename) and are verified by checksum before loading."""
+
+    save_strategy: SaveStrategy = SaveStrategy.steps
+    """When to save; with `steps` the last step is saved too (HF: save_strategy)."""
+    save_steps: int | float = number(500, above=0)
+    """Interval for save_strategy=steps; below 1 a share of all steps (HF: save_steps)."""
+    save_total_limit: int | None = number(None, minimum=1)
+    """Keep so many checkpoints: the newest and the best are never removed (HF: save_total_limit)."""
+    save_only_model: bool = False
+    """Save weights only; such a checkpoint cannot be resumed from (HF: save_only_model)."""
+    load_best_model_at_end: bool = False
+    """Export the best checkpoint's weights as `model/` (HF: load_best_model_at_end)."""
+    metric_for_best_model: str | None = None
+    """Evaluation metric, with or without `eval_`; None: `loss` where one is needed (HF: metric_for_best_model)."""
+    greater_is_better: bool | None = None
+    """Direction of the metric; None: unless its name ends in `loss` (HF: greater_is_better)."""
+    resume_from_checkpoint: str | None = None
+    """`auto` (the newest checkpoint of this run's directory, or of the newest unfinished run with the same config) or a
+    checkpoint's path (HF: resume_from_checkpoint)."""

@@ -1,0 +1,30 @@
+"""Field constructors that carry a section's rules as data, so that checks.py can report every violation at once."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from enum import Enum
+from typing import Any
+
+
+class Choice(str, Enum):
+    """A closed set of words. Members compare, print and serialise as their own name (OmegaConf 2.3 has no Literal)."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+def number(
+    default: Any,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A finite number within bounds: ``minimum <= x <= maximum``, ``above < x < below``; None is left to the type.
+
+    nan and infinities are always refused. The bounds stand in the field's metadata and are read by checks.py.
+    """
+    bounds = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
+    return field(default=default, metadata={k: v for k, v in bounds.items() if v is not None})

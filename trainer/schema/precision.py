@@ -1,0 +1,17 @@
+"""`precision`: the number formats of the computation; weights and optimizer states stay fp32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(kw_only=True, slots=True)
+class Precision:
+    """Chosen by `precision=fp32|bf16|fp16|tf32`."""
+
+    bf16: bool = False
+    """bfloat16 autocast (HF: bf16)."""
+    fp16: bool = False
+    """float16 autocast with a gradient scaler (HF: fp16)."""
+    tf32: bool | None = None
+    """TensorFloat-32 matrix products on Ampere and later; None leaves torch's setting (HF: tf32)."""

@@ -1,0 +1,37 @@
+"""`train`: how much is trained, in which portions, and what happens when a number goes bad."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .fields import Choice, number
+
+
+class NanPolicy(Choice):
+    """What to do when a step's gradients are not finite."""
+
+    abort = "abort"
+    skip = "skip"
+    rollback = "rollback"
+
+
+@dataclass(kw_only=True, slots=True)
+class Train:
+    """Length and batch arithmetic of the training loop; a step is one optimizer update."""
+
+    per_device_train_batch_size: int = number(8, minimum=1)
+    """Samples of one micro-batch on one device (HF: per_device_train_batch_size)."""
+    num_train_epochs: float = number(3.0, above=0)
+    """Passes over the data when max_steps is -1; a fraction trains part of the last epoch (HF: num_train_epochs)."""
+    max_steps: int = number(-1, minimum=-1)
+    """Optimizer updates; above 0 it overrides num_train_epochs and repeats the data as needed (HF: max_steps).
+    -1 means num_train_epochs; 0 is refused (HF would train one step)."""
+    gradient_accumulation_steps: int = number(1, minimum=1)
+    """Micro-batches per optimizer update (HF: gradient_accumulation_steps). The last update of an epoch may have fewer;
+    each sample of an update weighs the same (HF gives a short last micro-batch the weight of a full one)."""
+    max_grad_norm: float = number(1.0, minimum=0)
+    """Global gradient norm to clip to; 0 clips nothing and still logs the norm (HF: max_grad_norm)."""
+    nan_policy: NanPolicy = NanPolicy.abort
+    """When gradients are not finite: `abort` the run, `skip` the update, or `rollback` to the newest checkpoint and go on
+    after the bad batch. `abort` looks at every step on a CPU and at every log on a GPU (no synchronisation between);
+    the other two look at every step. fp16's scaler skips overflows itself; that is not counted as bad."""

@@ -1,0 +1,43 @@
+"""Tasks: what a model's output is compared with, and by which metrics."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+from hydra.utils import get_object
+
+from ..build import build
+from .criterion import Criterion
+from .task import Output, Task
+
+__all__ = ["Output", "Task", "make_task"]
+
+METHODS = ("loss", "evaluate", "metrics", "summarise", "num_items")
+
+
+def make_task(node: Any) -> Task:
+    """The task of a node: ours, a class with Task's methods, or a loss of (output, target) as a class or function."""
+    built = _loss_function(node) or build(node)
+    if all(callable(getattr(built, method, None)) for method in METHODS):
+        return built  # type: ignore[no-any-return]
+    if callable(built):
+        return Criterion(built)
+    raise TypeError(
+        f"task._target_={node['_target_']}: neither a trainer.task.Task nor a loss of (output, target); "
+        f"a task has {', '.join(METHODS)}"
+    )
+
+
+def _loss_function(node: Any) -> Any:
+    """The function that the node names, its keys bound, when it is a loss and not a factory: called with the keys alone
+    it would lack arguments. None for anything else."""
+    if not isinstance(node, dict) or isinstance(function := get_object(node["_target_"]), type):
+        return None
+    keys = {key: value for key, value in node.items() if key != "_target_"}
+    try:
+        inspect.signature(function).bind(**keys)
+    except (TypeError, ValueError):  # ValueError: a builtin without a signature
+        return partial(function, **keys)
+    return None

@@ -1,0 +1,45 @@
+"""Next-token prediction."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..schema import task as schema
+from .task import Supervised
+
+IGNORED = -100
+"""The label that is not predicted, as in torch and transformers."""
+
+
+class LanguageModeling(Supervised):
+    """Cross entropy of each token given those before it, in nats; the labels are the input, shifted here.
+
+    A batch is a dict with `labels` (B, T); the model returns logits (B, T, V), or the loss itself (transformers).
+    """
+
+    def __init__(self, node: schema.LanguageModeling) -> None:
+        pass
+
+    def criterion(self, output: Tensor, target: Tensor) -> Tensor:
+        # the labels are shifted, not the logits: no copy of (B, T, V) forward and backward
+        target = F.pad(target, (0, 1), value=IGNORED)[..., 1:]
+        total = F.cross_entropy(output.flatten(0, -2), target.flatten(), ignore_index=IGNORED, reduction="sum")
+        return total / num_predicted(target).clamp(min=1)
+
+    def summarise(self, metrics: dict[str, float]) -> dict[str, float]:
+        try:
+            return {"perplexity": math.exp(metrics["loss"])}
+        except OverflowError:
+            return {"perplexity": math.inf}
+
+    def num_items(self, batch: Any) -> Tensor:
+        return num_predicted(batch["labels"][..., 1:])
+
+
+def num_predicted(target: Tensor) -> Tensor:
+    """How many of these labels count, without a synchronisation."""
+    return target.ne(IGNORED).sum()

@@ -1,0 +1,30 @@
+"""Numbers from numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..build import build
+from ..schema import task as schema
+from .task import Supervised
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+class Regression(Supervised):
+    """Mean squared error of outputs and targets of one shape."""
+
+    def __init__(self, node: schema.Regression) -> None:
+        self.node = node
+
+    def criterion(self, output: Tensor, target: Tensor) -> Tensor:
+        if output.shape != target.shape:  # (B, 1) and (B,) would broadcast to (B, B): a loss of something else
+            raise ValueError(f"output {tuple(output.shape)} and target {tuple(target.shape)} differ in shape")
+        return F.mse_loss(output, target)
+
+    def metrics(self) -> dict[str, Metric]:
+        return {name: build(metric) for name, metric in self.node.metrics.items()}

@@ -1,0 +1,124 @@
+"""What a model learns: the loss of a batch, and what evaluation measures."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+TARGET_KEYS = ("labels", "label", "target")
+"""Where a dict batch keeps what the output is compared with."""
+
+
+@dataclass(slots=True)
+class Output:
+    """What evaluation learns from one batch."""
+
+    loss: Tensor
+    predictions: Tensor | None = None
+    targets: Tensor | None = None
+
+
+class Task(ABC):
+    """What is learnt from a batch. A task of your own needs `loss` only; the rest has defaults."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Mean loss over the micro-batch's items: a scalar."""
+
+    def evaluate(self, model: nn.Module, batch: Any) -> Output:
+        """The loss, and what the metrics compare. Called without gradients."""
+        return Output(self.loss(model, batch))
+
+    def metrics(self) -> dict[str, Metric]:
+        """New torchmetrics by name, fed (predictions, targets) of every evaluated batch: `eval_<name>`."""
+        return {}
+
+    def summarise(self, metrics: dict[str, float]) -> dict[str, float]:
+        """More numbers from an evaluation's finished ones; names without the `eval_` prefix, on both sides."""
+        return {}
+
+    def num_items(self, batch: Any) -> int | Tensor | None:
+        """How many items the loss is a mean over, where that is not the samples: it weighs micro-batches."""
+        return None
+
+
+class Supervised(Task):
+    """A task that compares a model's output with a target. The loss is the model's own if it returns one."""
+
+    @abstractmethod
+    def criterion(self, output: Any, target: Tensor) -> Tensor:
+        """Mean loss over the items."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return self.evaluate(model, batch).loss
+
+    def evaluate(self, model: nn.Module, batch: Any) -> Output:
+        output, target = call(model, batch)
+        loss, predictions = (None, output) if isinstance(output, Tensor) else unpack(output)
+        if loss is None:
+            if target is None:
+                raise ValueError(
+                    f"no loss: {type(model).__name__} returned none, and the batch ({', '.join(batch)}) has no target; "
+                    f"name it one of {', '.join(TARGET_KEYS)}"
+                )
+            loss = self.criterion(predictions, target)
+        return Output(loss, predictions, target)
+
+
+def call(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """The model's output and the target: `model(**batch)` with the keys that forward accepts, or `model(input)`."""
+    if isinstance(batch, Mapping):
+        accepted = accepted_keys(model)
+        inputs = batch if accepted is None else {key: value for key, value in batch.items() if key in accepted}
+        if not inputs:
+            raise TypeError(
+                f"{type(model).__name__}.forward takes {', '.join(sorted(accepted or ()))}; "
+                f"the batch has none of these, but {', '.join(map(str, batch))}"
+            )
+        return model(**inputs), next((batch[key] for key in TARGET_KEYS if key in batch), None)
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return model(batch[0]), batch[1]
+    raise TypeError(f"a batch is a dict or an (input, target) pair, not {type(batch).__name__}")
+
+
+def unpack(output: Any) -> tuple[Tensor | None, Any]:
+    """(loss or None, predictions) of an output that is a mapping, an object with `.loss`, or a tuple."""
+    if isinstance(output, tuple) and not hasattr(output, "loss"):
+        # transformers with return_dict=False: (loss, logits, ...) with labels, (logits, ...) without
+        if isinstance(output[0], Tensor) and output[0].ndim == 0:
+            return output[0], output[1] if len(output) > 1 else None
+        return None, output[0]
+    fields = output if isinstance(output, Mapping) else {k: getattr(output, k, None) for k in ("loss", "logits")}
+    logits = fields.get("logits")
+    # an output without logits stays whole: the task's own criterion knows what to do with it
+    return fields.get("loss"), output if logits is None else logits
+
+
+def accepted_keys(model: nn.Module) -> frozenset[str] | None:
+    """Names of the arguments that the model's forward takes; None when it takes any."""
+    if model not in _ACCEPTED:
+        _ACCEPTED[model] = _inspect(model)
+    return _ACCEPTED[model]
+
+
+# an inspection takes about 20 us; a wrapper's class says nothing about what it wraps, so the key is the module
+_ACCEPTED: WeakKeyDictionary[nn.Module, frozenset[str] | None] = WeakKeyDictionary()
+
+
+def _inspect(model: nn.Module) -> frozenset[str] | None:
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    if not named:  # forward(*args, **kwargs): DDP, DeepSpeed and torch.compile pass all on to what they wrap
+        for attribute in ("module", "_orig_mod"):
+            if isinstance(inner := getattr(model, attribute, None), nn.Module):
+                return _inspect(inner)
+    return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else named
