@@ -31,6 +31,8 @@ def fork(action: Callable[[], object], failpoints: str = "") -> int:
         return child
     code = 1
     try:
+        torch.set_num_threads(1)  # libgomp's threads do not survive a fork; and one thread and two differ in bits
+        warnings.resetwarnings()  # a run of its own, whose libraries may warn
         os.environ["TRAINER_FAILPOINTS"] = failpoints
         action()
         code = 0

@@ -7,17 +7,17 @@ together with the new target or after it stay.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override, open_dict
 from omegaconf._utils import split_key
 from omegaconf.errors import OmegaConfBaseException
 
 from .origins import Origins
 from .problems import COMMAND_LINE, Problem, closest, show
-from .schema import huggingface
-from .schema.tree import MULTI_SLOTS, allowed, hints, leaves, slot_of, slots
+from .schema.tree import allowed, hints, leaves, slot_of
 from .yaml_files import YamlFile
 
 Refuse = Callable[[str, Problem], None]
@@ -32,48 +32,64 @@ class Assigner:
         self.cfg, self.origins, self.refuse = cfg, origins, refuse
 
     def merge(self, content: DictConfig, package: str, file: YamlFile | None) -> None:
-        """Merge one file (or, without a file, one option of the schema) that is already wrapped in its package."""
-        typed = file is None
-        for key, node in self._slot_nodes(content):
-            if typed or OmegaConf.get_type(node) is not dict:
-                OmegaConf.update(self.cfg, key, None, merge=False, force_add=True)
-            elif "_target_" in node:
-                self._replace(key, node._get_node("_target_")._value())
-        if typed:
-            self.origins.forget(package) if package else None
-            self.cfg.merge_with(content)
+        """Merge one file (or, without a file, one option of the schema) at its package."""
+        if file is None:
+            self._merge_option(content, package)
             return
-        assert file is not None
-        lines = {".".join((*package.split("."), *key) if package else key): line for key, line in file.lines.items()}
+        prefix = package + "." if package else ""
+        for keys in file.lines:
+            slot = prefix + ".".join(keys[:-1])
+            if keys[-1] == "_target_" and slot_of(slot) == slot.rstrip("."):
+                self._replace(slot.rstrip("."), OmegaConf.select(content, ".".join(keys)))
         try:
-            self.cfg.merge_with(content)
+            if content:
+                node = _select(self.cfg, package) if package else self.cfg
+                if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+                    node.merge_with(content)
+                else:
+                    OmegaConf.update(self.cfg, package, content, merge=True, force_add=True)
         except OmegaConfBaseException:
-            for key, value in _leaves(content, ""):
-                origin = f"{file.name}:{lines[key]}" if key in lines else file.name
+            for key, value in _leaves(content, package):
+                line = file.lines.get(tuple(key.removeprefix(prefix).split(".")))
+                origin = f"{file.name}:{line}" if line else file.name
                 if (problem := self._unknown(key, value, origin)) or (problem := self._update(key, value, origin)):
                     self.refuse(key, problem)
-        for key, line in lines.items():
-            self.origins.set(key, ..., f"{file.name}:{line}")
+        for keys, line in file.lines.items():
+            self.origins.set(prefix + ".".join(keys), ..., f"{file.name}:{line}")
+
+    def _merge_option(self, content: DictConfig, package: str) -> None:
+        """An option of a slot replaces whatever was there; other typed configs (Hydra's) are merged."""
+        if package:
+            self.origins.forget(package)
+        with flag_override(self.cfg, "no_deepcopy_set_nodes", False):  # one option may fill two slots
+            if slot_of(package) == package:
+                OmegaConf.update(self.cfg, package, content, merge=False, force_add=True)
+            else:
+                OmegaConf.update(self.cfg, package, content, merge=True, force_add=True)
 
     def override(self, override: Override) -> None:
         """Apply one value of the command line (not Hydra's own settings)."""
         key, line = override.key_or_group, str(override.input_line)
-        value = override.value()
+        value, typed = override.value(), line.partition("=")[2]
         if override.package is not None:
             return self.refuse(key, Problem(key=line, origin=COMMAND_LINE, what=f"there is no group {key}"))
         if self.replaces_slot(key, value):
             slot = key.removesuffix("._target_")
-            self._replace(slot, value["_target_"] if isinstance(value, dict) else value)
-        problem = self._unknown(key, value, COMMAND_LINE)
+            self._replace(slot, str(value["_target_"] if isinstance(value, dict) else value))
+        problem = self._unknown(key, value if isinstance(value, dict) else typed, COMMAND_LINE)
         if problem is None and override.is_delete():
             problem = self._delete(key, line)
         elif problem is None:
-            if override.is_add() and self._is_typed(key) and OmegaConf.select(self.cfg, key, throw_on_missing=False) is not None:
+            if (
+                override.is_add()
+                and self._is_typed(key)
+                and OmegaConf.select(self.cfg, key, throw_on_missing=False) is not None
+            ):
                 problem = Problem(key=line, origin=COMMAND_LINE, what=f"{key} exists already", fix=line.lstrip("+"))
             else:
                 problem = self._update(key, value, COMMAND_LINE)
         if problem is not None:
-            return self.refuse(key, problem)
+            return self.refuse(key, replace(problem, value=typed if problem.value is not ... else ...))
         self.origins.set(key, value, COMMAND_LINE)
 
     def open_foreign(self) -> None:
@@ -86,18 +102,6 @@ class Assigner:
         slot = key.removesuffix("._target_")
         target = value.get("_target_") if isinstance(value, dict) else value if slot != key else None
         return isinstance(target, str) and slot_of(slot) == slot
-
-    def _slot_nodes(self, content: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-        for key in slots():
-            node = _select(content, key)
-            if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-                yield key, node
-        for multi in MULTI_SLOTS:
-            node = _select(content, multi)
-            for name in node if isinstance(node, DictConfig) and not node._is_none() else ():
-                child = node._get_node(name)
-                if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-                    yield f"{multi}.{name}", child
 
     def _replace(self, slot: str, target: str) -> None:
         """Apply the slot rule of the module's docstring; nothing happens when the target stays the same."""
@@ -126,7 +130,9 @@ class Assigner:
                 prefix = ".".join(parts[:i])
                 if node is None or isinstance(node, DictConfig | ListConfig) or slot_of(prefix) == prefix:
                     return None  # an empty slot, or a list's index
-                return Problem(key=key, value=value, origin=origin, what=f"{prefix} is a single value, it has no {part}")
+                return Problem(
+                    key=key, value=value, origin=origin, what=f"{prefix} is a single value, it has no {part}"
+                )
             cls = OmegaConf.get_type(node)
             if cls is not dict and cls is not None and part not in hints(cls):
                 return self._unknown_key(key, ".".join(parts[: i + 1]), value, origin)
@@ -134,6 +140,8 @@ class Assigner:
         return None
 
     def _unknown_key(self, key: str, missing: str, value: Any, origin: str) -> Problem:
+        from .schema import huggingface
+
         parent, _, leaf = missing.rpartition(".")
         what = f"{parent} has no {leaf}" if parent else f"there is no {leaf}"
         answer = huggingface.answer(key.split(".")[-1] if "." in key else key, value)
@@ -149,9 +157,14 @@ class Assigner:
         if guess is None and (similar := closest(key.split(".")[-1], {k.split(".")[-1] for k in known})):
             guess = next(k for k in known if k.split(".")[-1] == similar)
         section = guess is not None and isinstance(_select(self.cfg, guess), DictConfig)
-        suggestion = guess if guess is None or section and isinstance(value, dict) else f"{guess}={show(value)}"
+        suggestion = guess if guess is None or (section and isinstance(value, dict)) else f"{guess}={show(value)}"
         return Problem(
-            key=key, value=value, origin=origin, what=what, allowed=None if guess else ", ".join(siblings), suggestion=suggestion
+            key=key,
+            value=value,
+            origin=origin,
+            what=what,
+            allowed=None if guess else ", ".join(siblings),
+            suggestion=suggestion,
         )
 
     def _is_typed(self, key: str) -> bool:
@@ -167,7 +180,9 @@ class Assigner:
 
     def _delete(self, key: str, line: str) -> Problem | None:
         if self._is_typed(key):
-            return Problem(key=line, origin=COMMAND_LINE, what="a key of the schema cannot be removed", fix=f"{key}=VALUE")
+            return Problem(
+                key=line, origin=COMMAND_LINE, what="a key of the schema cannot be removed", fix=f"{key}=VALUE"
+            )
         parent, _, name = key.rpartition(".")
         node = _select(self.cfg, parent)
         if not isinstance(node, DictConfig) or name not in node:
@@ -197,9 +212,6 @@ class Assigner:
         return Problem(key=key, value=value, origin=origin, what=what, allowed=words, fix=fix)
 
 
-    return show(value)
-
-
 def _select(cfg: DictConfig, key: str) -> Any:
     """The node at ``key``, unresolved; None where there is none."""
     node: Any = cfg
@@ -217,7 +229,11 @@ def _leaves(node: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
     for name in node:
         child: Any = node._get_node(name)
         key = f"{prefix}.{name}" if prefix else str(name)
-        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing() or child._is_interpolation()) and len(child):
+        if (
+            isinstance(child, DictConfig)
+            and not (child._is_none() or child._is_missing() or child._is_interpolation())
+            and len(child)
+        ):
             yield from _leaves(child, key)
         elif isinstance(child, DictConfig | ListConfig) and not (child._is_none() or child._is_interpolation()):
             yield key, OmegaConf.to_container(child, resolve=False) if not child._is_missing() else "???"

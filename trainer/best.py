@@ -35,7 +35,7 @@ class Best:
         return metrics[self.metric]
 
     def update(self, state: State, metrics: dict[str, float]) -> bool:
-        """Keep the score in ``state``; True when this evaluation is the best so far. One that is not finite never is."""
+        """Keep the score in ``state``; True when this evaluation is the best so far, never with one that is not finite."""
         value = self.value(metrics)
         if not math.isfinite(value):
             logger.warning("step %d: %s is %s: not taken for the best", state.step, self.metric, value)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
+
+from .targets import locate
 
 
 def build(node: Any, /, **runtime: Any) -> Any:
@@ -16,10 +19,23 @@ def build(node: Any, /, **runtime: Any) -> Any:
     never pass through Hydra, which would turn parameter groups into DictConfigs.
     """
     if is_dataclass(node) and not isinstance(node, type):
-        return get_object(node._target_)(node, **runtime)  # type: ignore[attr-defined]
+        return locate(node._target_)(node, **runtime)  # type: ignore[attr-defined]
+    _authorise(node)
     return instantiate(node, _partial_=True, _convert_="all")(**runtime)
 
 
 def load(name: str) -> Any:
     """The object with a dotted name, such as the function that data.collate_fn names."""
-    return get_object(name)
+    return locate(name)
+
+
+def _authorise(node: Any) -> None:
+    """Every name in a foreign mapping passes the policy of targets.py before Hydra imports it."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            locate(node["_target_"])
+        for child in node.values():
+            _authorise(child)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            _authorise(child)

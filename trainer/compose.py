@@ -17,6 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.defaults_list import Overrides, _create_defaults_list
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.default_element import GroupDefault
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -28,12 +29,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override, open_dic
 from omegaconf.errors import OmegaConfBaseException
 
 from . import config_sources, hydra_settings, targets
-from .assign import Assigner, drop_hydra
+from .assign import Assigner
 from .config_sources import FileResult, Repository
 from .origins import Origins
 from .problems import COMMAND_LINE, ConfigError, Problem, show
-from .schema import Config, checks, huggingface
-from .schema.tree import slot_of
+from .schema import Config, checks
+from .schema.tree import MULTI_SLOTS, slot_of, slots
 
 CONFIG_NAME = "config"
 PACKAGED = Path(__file__).parent / "conf"
@@ -122,8 +123,7 @@ class Loader(ConfigLoaderImpl):
         overrides: list[str] | None = None,
     ) -> list[str]:
         options = super().get_group_options(group_name, results_filter, config_name, overrides)
-        hidden = ("schema", "_dummy_empty_config_", "hydra_plugins")
-        return [o for o in options if group_name or o not in hidden]
+        return [o for o in options if o != "_dummy_empty_config_"]
 
     def compose(self, config_name: str, overrides: list[str], mode: RunMode) -> Composition:
         """Compose ``config_name`` with ``overrides``; in a multirun's master config the swept ones are left out."""
@@ -154,6 +154,7 @@ class _Composer:
             return Composition(self.cfg, None, self.origins, self.problems)
         self._assign(values)
         self._complete_hydra(parsed)
+        self.problems += self._without_target()
         config = self._convert()
         if config is not None:
             for problem in [*checks.check(config), *targets.check_names(config)]:
@@ -219,20 +220,24 @@ class _Composer:
     def _sort(self, parsed: list[Override]) -> tuple[list[Override], list[Override]]:
         """Split into choices of options, which are checked here, and values."""
         primary = self.repo.load_config(self.config_name)
-        known = {d.get_override_key() for d in (primary.defaults_list or []) if hasattr(d, "group")} if primary else set()
+        known = {str(d.group) for d in (primary.defaults_list or [] if primary else []) if isinstance(d, GroupDefault)}
         groups: list[Override] = []
         values: list[Override] = []
         for override in parsed:
             group = override.key_or_group
             if override.is_sweep_override():
                 continue
-            if not self.repo.group_exists(group) or group.split("/")[0] == "schema" or isinstance(override.value(), dict):
+            if (
+                not self.repo.group_exists(group)
+                or group.split("/")[0] == "schema"
+                or isinstance(override.value(), dict)
+            ):
                 values.append(override)
             elif problem := self._wrong_choice(override, known):
                 self._refuse(group, problem)
             else:
                 if override.is_add() and group in known:
-                    override.type = None  # +experiment=x means experiment=x
+                    # +experiment=x means experiment=x
                     override = OverridesParser.create().parse_override(str(override.input_line).lstrip("+"))
                 groups.append(override)
         return groups, values
@@ -249,13 +254,19 @@ class _Composer:
             if name is None and not isinstance(value, list):
                 continue
             if not isinstance(name, str) or not self.repo.config_exists(f"{group}/{name}"):
+                from .schema import huggingface
+
                 fix = huggingface.choice(group, str(name)) or (
                     f"{group}._target_={name}" if isinstance(name, str) and "." in name and slot_of(group) else None
                 )
                 return self.repo.unknown_option(group, show(name), COMMAND_LINE, fix)
         if isinstance(value, list) and group not in ("logging", "callbacks") and known >= {group}:
             return Problem(
-                key=group, value=value, origin=COMMAND_LINE, what="takes one option, not a list", fix=f"{group}={value[0] if value else 'null'}"
+                key=group,
+                value=value,
+                origin=COMMAND_LINE,
+                what="takes one option, not a list",
+                fix=f"{group}={value[0] if value else 'null'}",
             )
         if override.is_add() and group in known and group != "experiment":
             return Problem(key=line, origin=COMMAND_LINE, what=f"{group} is in the defaults list", fix=line.lstrip("+"))
@@ -283,15 +294,17 @@ class _Composer:
             self.cfg.merge_with(OmegaConf.structured(Config))
             assign = Assigner(self.cfg, self.origins, self._refuse)
             for default in defaults:
-                try:
-                    loaded = self.loader._load_single_config(default, self.repo)
-                except (HydraException, OmegaConfBaseException, ValueError) as error:
-                    self.problems.append(Problem(key=str(default.config_path), what=_flat(error)))
+                loaded = self.repo.load_config(str(default.config_path))
+                if loaded is None or not isinstance(loaded.config, DictConfig):
                     continue
                 file = loaded.file if isinstance(loaded, FileResult) else None
                 package = default.package if default.package is not None else loaded.header["package"]
-                if isinstance(loaded.config, DictConfig):
-                    assign.merge(loaded.config, package or "", file)
+                if file is not None and not default.primary and "searchpath" in (loaded.config.get("hydra") or {}):
+                    what, fix = "only the primary config may set it", "hydra.searchpath=[PATH] on the command line"
+                    self._refuse(
+                        "hydra.searchpath", Problem(key="hydra.searchpath", origin=file.name, what=what, fix=fix)
+                    )
+                assign.merge(loaded.config, package or "", file)
         _strip_defaults(self.cfg)
 
     def _unused_choice(self, key: str, file: str | None, overrides: Overrides) -> Problem:
@@ -300,7 +313,9 @@ class _Composer:
             what = f"the group {key} is in no defaults list"
             return Problem(key=key, value=chosen, origin=COMMAND_LINE, what=what, fix=f"+{key}={chosen}")
         what = f"overrides {key}, which is in no defaults list"
-        return Problem(key=key, value=chosen, origin=self._where(file), what=what, allowed=", ".join(overrides.known_choices))
+        return Problem(
+            key=key, value=chosen, origin=self._where(file), what=what, allowed=", ".join(overrides.known_choices)
+        )
 
     def _where(self, config_path: str) -> str:
         result = self.repo.load_config(config_path)
@@ -321,13 +336,17 @@ class _Composer:
                 self.origins.set(override.key_or_group, override.value(), COMMAND_LINE)
             except (HydraException, OmegaConfBaseException) as error:
                 reason = _flat(error.__cause__ or error).split(" full_key:")[0]
-                self._refuse(override.key_or_group, Problem(key=str(override.input_line), origin=COMMAND_LINE, what=reason))
+                self._refuse(
+                    override.key_or_group, Problem(key=str(override.input_line), origin=COMMAND_LINE, what=reason)
+                )
 
     def _complete_hydra(self, parsed: list[Override]) -> None:
         """Fill Hydra's node as its own loader does, and make `${hydra:...}` work."""
         hydra = self.cfg.hydra
         for override in parsed:
-            (hydra.overrides.hydra if override.is_hydra_override() else hydra.overrides.task).append(override.input_line)
+            (hydra.overrides.hydra if override.is_hydra_override() else hydra.overrides.task).append(
+                override.input_line
+            )
         with open_dict(hydra):
             hydra.runtime.choices.update(self.choices)
             for name in hydra.job.env_copy:
@@ -356,19 +375,17 @@ class _Composer:
         self.problems += hydra_settings.check(hydra, self.mode)
 
     def _convert(self) -> Config | None:
-        found = list(self._examine(self.cfg, ""))
-        self.problems += [p for p in found if not any(_within(p.key, wrong) for wrong in self.wrong)]
-        if found:
-            return None
         try:
             return to_config(self.cfg)
-        except OmegaConfBaseException as error:
-            if not self.problems:
+        except Exception as error:  # a resolver may raise anything; look for every value that cannot be had
+            found = list(self._examine(self.cfg, ""))
+            self.problems += [p for p in found if not any(_within(p.key, wrong) for wrong in self.wrong)]
+            if not found and not self.problems:
                 self.problems.append(Problem(key=str(getattr(error, "full_key", None) or "config"), what=_flat(error)))
             return None
 
     def _examine(self, node: DictConfig | ListConfig, prefix: str) -> Iterator[Problem]:
-        """Missing values, broken interpolations and named objects without a target, anywhere in the tree."""
+        """Missing values and broken interpolations, anywhere in the tree."""
         keys: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
         for name in keys:
             child = node._get_node(name)
@@ -386,9 +403,15 @@ class _Composer:
                     reason = "refers to itself" if isinstance(error, RecursionError) else _flat(error)
                     yield Problem(key=key, value=child._value(), what=f"cannot be resolved: {reason}")
             elif isinstance(child, DictConfig | ListConfig) and not child._is_none():
-                if slot_of(key) == key and isinstance(child, DictConfig) and "_target_" not in child:
-                    yield self._no_target(key)
                 yield from self._examine(child, key)
+
+    def _without_target(self) -> Iterator[Problem]:
+        """Slots that hold a mapping which names no class."""
+        keys = [*slots(), *(f"{m}.{name}" for m in MULTI_SLOTS for name in OmegaConf.select(self.cfg, m) or ())]
+        for key in keys:
+            node = OmegaConf.select(self.cfg, key, throw_on_missing=False, throw_on_resolution_failure=False)
+            if isinstance(node, DictConfig) and "_target_" not in node:
+                yield self._no_target(key)
 
     def _no_target(self, key: str) -> Problem:
         group, name = key.split(".")[0], key.split(".")[-1]

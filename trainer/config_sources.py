@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+
+# importing the first two stores hydra/launcher=basic and hydra/sweeper=basic: no scan for plugins is needed
+from hydra._internal.core_plugins import basic_launcher, basic_sweeper  # noqa: F401
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra._internal.core_plugins.structured_config_source import StructuredConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.config_store import ConfigStore
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -61,20 +64,36 @@ class _Package(ImportlibResourcesConfigSource):
         return _result(self, res) if isinstance(res, Path) else super()._read_config(res)
 
 
+class _Schema(StructuredConfigSource):
+    """The schema's options as /schema/<group>/<name>, built when one is asked for and not listed among the groups."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        path = config_path.removesuffix(".yaml")
+        if _option(path) is not None:
+            group, _, name = path.rpartition("/")
+            self.store.store(group=group, name=name, node=_option(path), provider="trainer")
+        return super().load_config(config_path)
+
+    def is_config(self, config_path: str) -> bool:
+        return _option(config_path) is not None or super().is_config(config_path)
+
+
+def _option(path: str) -> type | None:
+    root, _, rest = path.partition("/")
+    group, _, name = rest.partition("/")
+    return OPTIONS.get(group, {}).get(name) if root == "schema" else None
+
+
 def register() -> None:
-    """Make the careful sources Hydra's `file://` and `pkg://`, and the schema's options known as /schema/<group>/<name>."""
-    for source in (_File, _Package):
+    """Make the careful sources Hydra's."""
+    for source in (_File, _Package, _Schema):
         # the plugin scan registers Hydra's own class for the scheme later and accepts one of the same name
         source.__name__ = source.__bases__[0].__name__
         SourcesRegistry.instance().types[source.scheme()] = source
-    store = ConfigStore.instance()
-    for group, options in OPTIONS.items():
-        for name, node in options.items():
-            store.store(group=f"schema/{group}", name=name, node=node, provider="trainer")
 
 
 class Repository(CachingConfigRepository):
-    """Loads configs; what cannot be loaded becomes a problem and an empty config, so that all problems are found at once."""
+    """Loads configs; what cannot be loaded becomes a problem and an empty config, so that the rest is looked at too."""
 
     def __init__(self, delegate: ConfigRepository) -> None:
         super().__init__(delegate)
@@ -103,7 +122,12 @@ class Repository(CachingConfigRepository):
         self.problems.append(problem)
         self.broken.add(config_path)
         return FileResult(
-            config=OmegaConf.create({}), path="", provider="", header={"package": None}, defaults_list=[], is_schema_source=False
+            config=OmegaConf.create({}),
+            path="",
+            provider="",
+            header={"package": None},
+            defaults_list=[],
+            is_schema_source=False,
         )
 
     def files(self) -> list[YamlFile]:
@@ -111,8 +135,10 @@ class Repository(CachingConfigRepository):
         return [r.file for r in self.cache.values() if isinstance(r, FileResult) and r.file]
 
     def _missing(self, config_path: str) -> Problem | None:
-        """The problem of an option that a file's defaults list names and that does not exist; None if it is optional."""
+        """The problem of an option that a defaults list names and that does not exist; None if it is optional."""
         group, _, option = config_path.rpartition("/")
+        if option == "None":  # how Hydra spells `group: null` when it looks for a package header
+            return None
         for file in self.files():
             for entry, value, line in file.choices:
                 words = entry.split()
@@ -137,5 +163,3 @@ class Repository(CachingConfigRepository):
             suggestion=f"{group}={guess}" if guess else None,
             fix=fix,
         )
-
-

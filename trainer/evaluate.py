@@ -10,7 +10,7 @@ from torch import nn
 
 from . import distributed
 from .data.loader import EvalData
-from .rng import capture_rng, restore_rng
+from .rng import preserved_rng
 from .task.task import Task
 
 
@@ -19,7 +19,6 @@ def evaluate(model: nn.Module, task: Task, data: EvalData, *, prefix: str = "eva
     and without repeated samples; the task's torchmetrics follow as ``eval_<name>``, then what it derives from them,
     ``eval_runtime`` in seconds, ``eval_samples_per_second`` and ``eval_steps_per_second``.
     """
-    random_state = capture_rng()
     training = model.training
     model.eval()
     started = time.perf_counter()
@@ -27,7 +26,7 @@ def evaluate(model: nn.Module, task: Task, data: EvalData, *, prefix: str = "eva
     sums = torch.zeros(2, dtype=torch.float64, device=data.device)  # of loss times samples, and of samples
     steps = 0
     try:
-        with torch.no_grad():
+        with torch.no_grad(), preserved_rng():
             for batch, count in data:
                 steps += 1
                 out = task.evaluate(model, batch)
@@ -44,7 +43,6 @@ def evaluate(model: nn.Module, task: Task, data: EvalData, *, prefix: str = "eva
         result |= task.summarise(result)
     finally:
         model.train(training)
-        restore_rng(random_state)
     runtime = time.perf_counter() - started
     result |= {"runtime": runtime, "samples_per_second": samples / runtime, "steps_per_second": steps / runtime}
     return {f"{prefix}_{name}": value for name, value in result.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,9 +27,9 @@ def export_weights(model: nn.Module, weights: dict[str, Tensor], directory: Path
         unique.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name)
     kept = {name: weights[name].contiguous() for name in unique.values()}
     save_file(kept, temporary / "model.safetensors", metadata={"format": "pt"})
-    unwrapped = getattr(model, "module", model)
-    if hasattr(unwrapped, "config") and hasattr(unwrapped.config, "save_pretrained"):
-        unwrapped.config.save_pretrained(temporary)
+    config: Any = getattr(getattr(model, "module", model), "config", None)
+    if hasattr(config, "save_pretrained"):
+        config.save_pretrained(temporary)
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(temporary, directory)
     durable.sync_directory(directory.parent)

@@ -20,7 +20,12 @@ def check(hydra: DictConfig, mode: RunMode) -> Iterator[Problem]:
     for name, target in PLUGINS.items():
         if hydra[name]._target_ != target:
             what = f"only Hydra's basic {name} is supported"
-            yield Problem(key=f"hydra/{name}", value=hydra.runtime.choices.get(f"hydra/{name}"), what=what, fix=f"hydra/{name}=basic")
+            yield Problem(
+                key=f"hydra/{name}",
+                value=hydra.runtime.choices.get(f"hydra/{name}"),
+                what=what,
+                fix=f"hydra/{name}=basic",
+            )
     for name in ("job_logging", "hydra_logging"):
         choice = hydra.runtime.choices.get(f"hydra/{name}")
         if choice != "default":
@@ -37,7 +42,12 @@ def check(hydra: DictConfig, mode: RunMode) -> Iterator[Problem]:
         yield Problem(key="hydra.verbose", value=str(hydra.verbose), what=what, fix="logging.log_level=debug")
     if hydra.sweeper.get("max_batch_size") is not None:
         what = "every trial is checked before the first starts, and they run one after the other"
-        yield Problem(key="hydra.sweeper.max_batch_size", value=hydra.sweeper.max_batch_size, what=what, fix="hydra.sweeper.max_batch_size=null")
+        yield Problem(
+            key="hydra.sweeper.max_batch_size",
+            value=hydra.sweeper.max_batch_size,
+            what=what,
+            fix="hydra.sweeper.max_batch_size=null",
+        )
     if mode == RunMode.RUN:
         try:
             directory = str(hydra.run.dir)

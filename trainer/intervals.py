@@ -9,7 +9,7 @@ from .schema import Config
 
 
 def resolve(steps: int | float, max_steps: int) -> int:
-    """An interval in steps; below 1 it is a share of the run, rounded up (HF: logging_steps, eval_steps, save_steps)."""
+    """An interval in steps; below 1 it is a share of the run, rounded up (HF: logging_steps and its like)."""
     return max(1, math.ceil(max_steps * steps)) if steps < 1 else int(steps)
 
 
@@ -23,9 +23,7 @@ class Interval:
     """Also at the last step."""
 
     def due(self, step: int, *, epoch_end: bool, end: bool) -> bool:
-        return (
-            (self.every > 0 and step % self.every == 0) or (self.epoch and epoch_end) or (self.last and end)
-        )
+        return (self.every > 0 and step % self.every == 0) or (self.epoch and epoch_end) or (self.last and end)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The training loop. It knows no backend and no service: engines, reporters and files are behind the parts it is given."""
+"""The training loop. It knows no backend and no service: engines, reporters and files stand behind its parts."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Loop:
         if world == 1 and len(micro_batches) == 1:
             return micro_batches
         items = [self.task.num_items(batch) for batch, _ in micro_batches]
-        counts = [0 if math.isinf(divisor) else int(n) for n, (_, divisor) in zip(items, micro_batches, strict=True)]
+        counts = [int(n or 0) * math.isfinite(divisor) for n, (_, divisor) in zip(items, micro_batches, strict=True)]
         total = distributed.all_sum(sum(counts))
         return [
             (batch, total / (count * world) if count else math.inf)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 COMMAND_LINE = "command line"
@@ -73,6 +72,8 @@ def show(value: Any) -> str:
 
 def closest(word: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like ``word``, if any is close enough to be what was meant."""
+    from difflib import get_close_matches
+
     names = {c.lower(): c for c in candidates}
     found = get_close_matches(word.lower(), names, n=1, cutoff=0.6)
     return names[found[0]] if found else None

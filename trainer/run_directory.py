@@ -201,9 +201,7 @@ def config_hash(config: Any) -> str:
 MASK = "***"
 _SECRET = r"secret|passw(?:or)?d|credential|api_?-?key|access_?-?key|private_?-?key"
 # Of the tokens only those that open doors: not tokenizer, num_tokens, eos_token, eos_token_id, token_type.
-_TOKEN = (
-    r"(?<!pad_)(?<!bos_)(?<!eos_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!special_)token(?!s|iz|_id|_type)"
-)
+_TOKEN = r"(?<!pad_)(?<!bos_)(?<!eos_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!special_)token(?!s|iz|_id|_type)"
 _KEY = re.compile(rf"{_SECRET}|{_TOKEN}", re.IGNORECASE)
 _HARMLESS = re.compile(r"(?:|null|none|true|false|[-+]?[\d.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
 _PAIR = re.compile(

@@ -1,4 +1,4 @@
-"""Builds the parts of a run on one rank, hands them to the loop, and leaves in its directory what the contract promises."""
+"""Builds the parts of a run on one rank, hands them to the loop, and leaves in its directory what was promised."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from .rng import capture_rng, restore_rng, seed_everything
 from .scheduler import make_scheduler
 from .schema import Config
 from .schema.callbacks import EarlyStopping
+from .shards import CheckpointError
 from .state import Control, RunInfo, State
 from .task import Task, make_task
 
@@ -229,7 +230,9 @@ class Session:
         cursor = self.data.epoch, self.data.step_in_epoch
         path, warnings = checkpoint.newest(self.checkpoints)
         if path is None:
-            raise RuntimeError("train.nan_policy=rollback found no checkpoint yet; fix: a smaller checkpoint.save_steps")
+            raise RuntimeError(
+                "train.nan_policy=rollback found no checkpoint yet; fix: a smaller checkpoint.save_steps"
+            )
         self._warn(warnings)
         self.load(path)
         self.data.epoch, self.data.step_in_epoch = cursor
@@ -237,7 +240,7 @@ class Session:
     # Before and after ------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Go on from where checkpoint.resume_from_checkpoint says; `auto` without a checkpoint starts afresh, and says so."""
+        """Go on from where checkpoint.resume_from_checkpoint says; `auto` without a checkpoint starts afresh."""
         wish = self.config.checkpoint.resume_from_checkpoint
         if wish is None:
             return
@@ -249,7 +252,9 @@ class Session:
             checkpoint.verify(path)
         if path is None:
             if distributed.is_main():
-                logger.warning("checkpoint.resume_from_checkpoint=auto: no checkpoint in %s: starting afresh", self.directory)
+                logger.warning(
+                    "checkpoint.resume_from_checkpoint=auto: no checkpoint in %s: starting afresh", self.directory
+                )
                 if self.metrics:
                     self.metrics.truncate(0)
             return
@@ -263,7 +268,7 @@ class Session:
         saved = checkpoint.load(path, verified=True)
         kept = saved.state
         if kept["only_model"]:
-            raise checkpoint.CheckpointError(
+            raise CheckpointError(
                 f"{path} was saved with checkpoint.save_only_model=true: it holds weights, nothing to go on from"
             )
         self.engine.load_state(saved.reader, kept["engine"])
@@ -303,7 +308,12 @@ class Session:
                 saved = checkpoint.load(path, verified=True)
                 self.engine.load_state(saved.reader, saved.state["engine"], weights_only=True)
                 if distributed.is_main():
-                    logger.info("model/ holds the weights of step %d, %s=%r", state.best_step, self.best.metric, state.best_metric)
+                    logger.info(
+                        "model/ holds the weights of step %d, %s=%r",
+                        state.best_step,
+                        self.best.metric,
+                        state.best_metric,
+                    )
             elif distributed.is_main():
                 logger.warning("no checkpoint of the best step %d: model/ holds the last weights", state.best_step)
         weights = self.engine.weights()

@@ -44,13 +44,14 @@ class Block(nn.Module):
 class Traps(nn.Module):
     """Sizes that 2, 3 and 4 do not divide, a parameter smaller than the world, a tied weight, a buffer: 26 tensors."""
 
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.0, batch_norm: bool = True) -> None:
         super().__init__()
         self.embed = nn.Embedding(7, 97)
+        nn.init.normal_(self.embed.weight, std=0.05)
         self.blocks = nn.ModuleList(Block(dropout) for _ in range(3))
         self.bias = nn.Parameter(torch.zeros(1))
         self.mix = nn.Linear(97, 97)
-        self.norm = nn.BatchNorm1d(97)
+        self.norm = nn.BatchNorm1d(97) if batch_norm else nn.LayerNorm(97)
         self.head = nn.Linear(97, 7, bias=False)
         self.head.weight = self.embed.weight
 
@@ -76,13 +77,14 @@ class Run:
         *,
         precision: Precision | None = None,
         dropout: float = 0.0,
+        batch_norm: bool = True,
         max_grad_norm: float = 0.3,
         make_optimizer: MakeOptimizer | None = None,
     ) -> None:
         self.engine: Engine = build(ENGINES[engine], precision=precision or Precision(), device=CPU)
         torch.manual_seed(0)
         with self.engine.model_context():
-            model = Traps(dropout)
+            model = Traps(dropout, batch_norm)
         self.model, self.optimizer = self.engine.setup(model, make_optimizer or adamw, max_grad_norm=max_grad_norm)
         self.scheduler = LambdaLR(self.optimizer, lambda step: 1 / (1 + step))
         self.rank, self.world = distributed.rank(), distributed.world_size()
@@ -136,4 +138,4 @@ def adamw(model: nn.Module) -> Optimizer:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return AdamW(groups, lr=1e-2)
+    return AdamW(groups, lr=2e-3)

@@ -1,0 +1,28 @@
+"""The verbs of `python -m trainer`: one module per verb, imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = {
+    "train": "one run, or with -m a sweep: the same as `python train.py`",
+}
+"""Verb -> what it does; the module of the same name has `main(argv) -> exit code`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hand the arguments after the verb to the verb."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="trainer",
+        description="Experiments composed from small pieces, validated before they cost anything, run on any engine.",
+        epilog="verbs:\n" + "\n".join(f"  {verb:<10} {does}" for verb, does in VERBS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", choices=VERBS, help="what to do; VERB --help tells more")
+    verb = parser.parse_args(arguments[:1]).verb
+    code: int = import_module(f".{verb}", __name__).main(arguments[1:])
+    return code

@@ -8,10 +8,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..rng import put_back, snapshot
 from ..schema.data import Data
-from .fetch import Collate, Fetch, random_state, restore, seed_all
+from .fetch import Collate, Fetch, seed_all
 from .plan import BatchPlan, epoch_order
 
 MicroBatch = tuple[Any, float]
@@ -75,7 +76,8 @@ class TrainData:
         return self.epoch + (self.step_in_epoch / self.steps_per_epoch if self.steps_per_epoch else 0.0)
 
     def _from_map(self) -> Iterator[tuple[list[MicroBatch], bool]]:
-        assert self.num_samples is not None and self.steps_per_epoch is not None
+        assert self.num_samples is not None
+        assert self.steps_per_epoch is not None
         order, epoch = epoch_order(self.num_samples, self.seed, self.epoch), self.epoch
         size, end = self.plan.update_size, self.steps_per_epoch
         cut, device = self.plan.micro_batches, self.device
@@ -83,7 +85,10 @@ class TrainData:
         if not self.node.dataloader_num_workers:
             for k in updates:
                 row = order[k * size : (k + 1) * size].tolist()
-                yield [(to_device(self.fetch(epoch, chunk), device), divisor) for chunk, divisor in cut(row)], k + 1 == end
+                yield (
+                    [(to_device(self.fetch(epoch, chunk), device), divisor) for chunk, divisor in cut(row)],
+                    k + 1 == end,
+                )
             return
         rows = [cut(order[k * size : (k + 1) * size].tolist()) for k in updates]
         self._keys.keys = [(epoch, chunk) for row in rows for chunk, _ in row]
@@ -108,29 +113,32 @@ class TrainData:
         update = next(updates, None)
         while update is not None:
             following = next(updates, None)
-            yield [
-                (to_device(self.fetch.collate(list(chunk)), self.device), divisor)
-                for chunk, divisor in self.plan.micro_batches(update)
-            ], following is None
+            yield (
+                [
+                    (to_device(self.fetch.collate(list(chunk)), self.device), divisor)
+                    for chunk, divisor in self.plan.micro_batches(update)
+                ],
+                following is None,
+            )
             update = following
 
     def _updates(self) -> Iterator[list[Any]]:
         """The stream's samples, an update at a time, drawn under a random state of the stream's own."""
         size, skip = self.plan.update_size, self.step_in_epoch * self.plan.update_size
-        outside = random_state()
+        outside = snapshot()
         seed_all((self.seed, self.epoch, 0))
         stream = iter(self._stream_source())
         for _ in islice(stream, skip):
             pass
         while True:
             update = list(islice(stream, size))
-            inside = random_state()
-            restore(outside)
+            inside = snapshot()
+            put_back(outside)
             if not update or (len(update) < size and self.node.dataloader_drop_last):
                 return
             yield update
-            outside = random_state()
-            restore(inside)
+            outside = snapshot()
+            put_back(inside)
 
     def _stream_source(self) -> Any:
         if not self.node.dataloader_num_workers:
@@ -159,7 +167,7 @@ class EvalData:
         parts = self.plan.micro_batches(range(len(self.dataset)))
         if self.node.dataloader_num_workers:
             keys = _Keys([(0, list(chunk)) for chunk, _ in parts])
-            batches = iter(
+            batches: Iterator[Any] = iter(
                 DataLoader(
                     _Batches(self.fetch),
                     batch_size=None,
@@ -202,7 +210,7 @@ class _Keys:
         return len(self.keys)
 
 
-class _Batches:
+class _Batches(Dataset[Any]):
     """A dataset of whole batches, for workers: an index is (epoch, sample indices)."""
 
     def __init__(self, fetch: Fetch) -> None:

@@ -102,7 +102,6 @@ def _bar(progress: Callable[[], tuple[int, int]]) -> Progress:
         MofNCompleteColumn,
         Progress,
         TextColumn,
-        TimeElapsedColumn,
         TimeRemainingColumn,
     )
 

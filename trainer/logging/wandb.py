@@ -37,6 +37,8 @@ class Wandb(Reporter):
         self._run.log({**tracker_names(record), "train/global_step": record["step"]})
 
     def finish(self, status: str) -> None:
+        if status == "preempted":
+            self._run.mark_preempting()
         self._run.finish(exit_code=0 if status == "completed" else 1)
 
     def _init(self, run: RunInfo) -> wandb.Run:

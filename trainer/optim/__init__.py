@@ -50,10 +50,11 @@ def make_optimizer(node: Any, model: nn.Module) -> Optimizer:
 
 def own_names(target: str, keys: Mapping[str, Any], accepted: Collection[str] | None) -> dict[str, Any]:
     """The keys as ``target`` calls them; ``accepted`` are its arguments, None if it takes any. A key that it does not
-    take is an error, and so is a weight decay that it would ignore."""
+    take is an error, and so is a weight decay that it would ignore. The class's own names win over the shared ones,
+    which compose.py fills in whatever the class is."""
     arguments: dict[str, Any] = {}
     problems = []
-    for key, value in keys.items():
+    for key, value in sorted(keys.items(), key=lambda item: item[0] not in TRANSLATIONS):
         name = key if accepted is not None and key in accepted else TRANSLATIONS.get(key, key)
         if accepted is not None and name not in accepted and not (name == "weight_decay" and not value):
             problems.append(
@@ -68,10 +69,6 @@ def own_names(target: str, keys: Mapping[str, Any], accepted: Collection[str] | 
         elif name == "betas" and key != "betas":
             index = int(key[-1]) - 1
             arguments.setdefault("betas", [0.9, 0.999])[index] = value
-        elif name in arguments:
-            problems.append(
-                Problem(key=f"optim.{key}", value=value, what=f"{name} is given twice", fix=f"leave out optim.{name}")
-            )
         else:
             arguments[name] = value
     if problems:

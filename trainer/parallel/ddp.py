@@ -60,9 +60,9 @@ class DDPEngine(Engine):
             device_ids=[self.device] if self.device.type == "cuda" else None,
             find_unused_parameters=node.ddp_find_unused_parameters,
             bucket_cap_mb=node.ddp_bucket_cap_mb,
-            forward_sync_buffers=node.ddp_broadcast_buffers,
             static_graph=node.ddp_static_graph,
         )
+        ddp.broadcast_buffers = node.ddp_broadcast_buffers  # as an argument it is deprecated since torch 2.13
         if not (node.ddp_find_unused_parameters or node.ddp_static_graph):
             _settle_buckets(ddp, self._parameters)
         return ddp

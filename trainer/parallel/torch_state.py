@@ -52,7 +52,8 @@ def load_state(
 
 
 def _load_optimizer(model: nn.Module, optimizer: Optimizer, reader: ShardReader, meta: dict[str, Any]) -> None:
-    groups = load_groups(model, optimizer, meta)
+    saved = load_groups(group_options(model, optimizer), meta)
+    groups = [live | options for live, options in zip(optimizer.state_dict()["param_groups"], saved, strict=True)]
     keys = state_keys(reader)
     names = parameter_names(model, optimizer)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -112,23 +113,22 @@ def meta(
     return {"param_groups": groups, "optim_values": values, "scaler": scale}
 
 
-def load_groups(model: nn.Module, optimizer: Optimizer, meta: dict[str, Any]) -> list[dict[str, Any]]:
-    """The saved param groups in the form that Optimizer.load_state_dict takes.
+def load_groups(current: list[dict[str, Any]], meta: dict[str, Any]) -> list[dict[str, Any]]:
+    """The saved param groups' options (without their parameters), for groups whose group_options are ``current``.
 
     Raises ValueError when the optimizer groups other parameters than the checkpoint's did.
     """
-    mine, saved = group_options(model, optimizer), meta["param_groups"]
-    if [group["params"] for group in mine] != [group["params"] for group in saved]:
+    saved = meta["param_groups"]
+    if [group["params"] for group in current] != [group["params"] for group in saved]:
         raise ValueError(
-            f"the checkpoint's optimizer has {[len(g['params']) for g in saved]} parameters in its groups, "
-            f"this one has {[len(g['params']) for g in mine]}, or they differ in name or order"
+            f"the checkpoint's optimizer has groups of {[len(g['params']) for g in saved]} parameters, this one has "
+            f"{[len(g['params']) for g in current]}, or they differ in name or order"
         )
-    groups = []
-    for current, group, live in zip(mine, saved, optimizer.state_dict()["param_groups"], strict=True):
-        # JSON knows no tuples, torch's betas are one.
-        options = {k: tuple(v) if isinstance(current.get(k), tuple) else v for k, v in group.items()}
-        groups.append(current | options | {"params": live["params"]})
-    return groups
+    # JSON knows no tuples, torch's betas are one.
+    return [
+        {k: tuple(v) if isinstance(mine.get(k), tuple) else v for k, v in group.items() if k != "params"}
+        for mine, group in zip(current, saved, strict=True)
+    ]
 
 
 def check_names(mine: dict[str, tuple[int, ...]], reader: ShardReader) -> None:

@@ -10,10 +10,11 @@ _SECTIONS = {
     "train": "per_device_train_batch_size num_train_epochs max_steps gradient_accumulation_steps max_grad_norm"
     " average_tokens_across_devices label_smoothing_factor neftune_noise_alpha auto_find_batch_size",
     "data": "data_seed dataloader_drop_last dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers"
-    " dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order remove_unused_columns label_names"
-    " train_sampling_strategy length_column_name",
+    " dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order remove_unused_columns"
+    " label_names train_sampling_strategy length_column_name",
     "optim": "learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon optim_args optim_target_modules",
-    "scheduler": "warmup_steps warmup_ratio learning_rate_end power num_cycles min_lr factor patience threshold cooldown",
+    "scheduler": "warmup_steps warmup_ratio learning_rate_end power num_cycles min_lr factor patience"
+    " threshold cooldown",
     "precision": "bf16 fp16 tf32 bf16_full_eval fp16_full_eval",
     "parallel": "ddp_backend ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers"
     " ddp_static_graph min_num_params transformer_layer_cls_to_wrap cpu_ram_efficient_loading",
@@ -100,10 +101,10 @@ GROUP_FIELDS = {"optim": "optim", "lr_scheduler_kwargs": "scheduler", "paralleli
 """Fields whose content is a whole group here."""
 
 REMARKS: dict[str, str] = {
-    "lr_scheduler_kwargs": "a schedule's arguments are fields of `scheduler` under their own names, as scheduler.num_cycles=0.5",
-    "parallelism_config": "how a model is spread over the ranks is chosen by parallel=single|ddp|fsdp|zero1|zero2|zero3",
+    "lr_scheduler_kwargs": "are fields of `scheduler` under their own names, as scheduler.num_cycles=0.5",
+    "parallelism_config": "is the choice parallel=single|ddp|fsdp|zero1|zero2|zero3",
     "accelerator_config": "its fields have homes of their own: train.gradient_accumulation_steps, data.*",
-    "overwrite_output_dir": "a run never overwrites another one's directory; checkpoint.resume_from_checkpoint=auto goes on in it",
+    "overwrite_output_dir": "runs never overwrite each other; checkpoint.resume_from_checkpoint=auto goes on in a run's directory",
     "local_rank": "the rank comes from the environment (torchrun, or launch.nproc_per_node)",
     "rank": "the rank comes from the environment (torchrun, or launch.nproc_per_node)",
     "fp16_opt_level": "belonged to Apex; mixed precision is chosen by precision=bf16 or precision=fp16",
@@ -144,7 +145,7 @@ class Answer:
 
 
 def home(name: str) -> str | None:
-    """The full key of a TrainingArguments name (or of an older or informal one), whether the schema has it yet or not."""
+    """The full key of a TrainingArguments name, or of an older or informal one; the schema may not have it yet."""
     return HOMES.get(name) or RENAMED.get(name)
 
 

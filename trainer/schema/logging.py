@@ -30,7 +30,7 @@ class Logging:
     disable_tqdm: bool | None = None
     """True: plain lines instead of a progress bar; None: plain lines where stdout is no terminal (HF: disable_tqdm)."""
     log_level: LogLevel = LogLevel.info
-    """Level of train.log and of the lines on stderr, on rank 0 (HF: log_level)."""
+    """Level of train.log; stderr gets warnings and worse (HF: log_level)."""
     log_level_replica: LogLevel = LogLevel.warning
     """Level on the other ranks (HF: log_level_replica)."""
     reporter_timeout: float = number(60.0, above=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -13,15 +13,19 @@ from . import OPTIONS, Config
 
 
 @cache
+def _hints(cls: Hashable) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 def hints(cls: type) -> dict[str, Any]:
     """Resolved annotations of a schema class."""
-    return get_type_hints(cls)
+    return _hints(cls)
 
 
 @cache
 def sections() -> dict[str, type]:
     """The fixed sections: `train`, `data` ... and their classes."""
-    return {name: hint for name, hint in hints(Config).items() if is_dataclass(hint)}
+    return {name: hint for name, hint in hints(Config).items() if isinstance(hint, type) and is_dataclass(hint)}
 
 
 @cache
@@ -47,7 +51,7 @@ def slot_of(key: str) -> str | None:
 
 
 def group_of(key: str) -> str:
-    """The group whose options fill the slot ``key``: `data.train_dataset` -> `data`, `logging.reporters.csv` -> `logging`."""
+    """The group whose options fill the slot ``key``: `data` for `data.train_dataset`."""
     return key.split(".")[0]
 
 

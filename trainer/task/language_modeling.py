@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..schema import task as schema
-from .task import Supervised
+from .task import Supervised, target_of
 
 IGNORED = -100
 """The label that is not predicted, as in torch and transformers."""
@@ -36,8 +36,9 @@ class LanguageModeling(Supervised):
         except OverflowError:
             return {"perplexity": math.inf}
 
-    def num_items(self, batch: Any) -> Tensor:
-        return num_predicted(batch["labels"][..., 1:])
+    def num_items(self, batch: Any) -> Tensor | None:
+        target = target_of(batch)
+        return None if target is None else num_predicted(target[..., 1:])
 
 
 def num_predicted(target: Tensor) -> Tensor:

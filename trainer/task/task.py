@@ -84,10 +84,17 @@ def call(model: nn.Module, batch: Any) -> tuple[Any, Any]:
                 f"{type(model).__name__}.forward takes {', '.join(sorted(accepted or ()))}; "
                 f"the batch has none of these, but {', '.join(map(str, batch))}"
             )
-        return model(**inputs), next((batch[key] for key in TARGET_KEYS if key in batch), None)
+        return model(**inputs), target_of(batch)
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return model(batch[0]), batch[1]
     raise TypeError(f"a batch is a dict or an (input, target) pair, not {type(batch).__name__}")
+
+
+def target_of(batch: Any) -> Any:
+    """What the output is compared with; None if the batch has nothing of the kind."""
+    if isinstance(batch, Mapping):
+        return next((batch[key] for key in TARGET_KEYS if key in batch), None)
+    return batch[1]
 
 
 def unpack(output: Any) -> tuple[Tensor | None, Any]:

@@ -1,0 +1,289 @@
+"""DeepSpeed ZeRO: optimizer states (1), gradients (2) and parameters (3) sharded, as flat ranges, over the ranks.
+
+bf16 goes by DeepSpeed's torch_autocast: the weights are fp32 everywhere, as in our other engines, and what linear and
+convolution layers communicate is 16-bit. Its bf16 section would round buffers and frozen weights as well. fp16 is our
+own autocast under ZeRO's external loss scale: torch_autocast's scaler clips scaled norms and grows per param group.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .. import distributed
+from ..precision import autocast_forward, make_scaler, set_tf32
+from ..schema.parallel import DeepSpeed
+from ..schema.precision import Precision
+from .engine import Engine, EngineState, MakeOptimizer, Shard, StepOutput
+from .torch_state import check_names, fill, group_options, load_groups, meta, model_tensors, model_weights, state_keys
+from .torch_step import running_statistics
+
+if TYPE_CHECKING:
+    from ..shards import ShardReader
+
+_NOTHING = nullcontext()
+_NOT_ELEMENTWISE = ("Adafactor", "Muon", "LBFGS", "Shampoo", "SOAP", "Lamb", "LARS")
+
+
+@dataclass(slots=True)
+class _Fragment:
+    """Where a parameter's elements from ``start`` on lie in one of this rank's flat fp32 partitions."""
+
+    name: str
+    start: int
+    flat: Tensor
+    offset: int
+    numel: int
+
+    def of(self, flat: Tensor) -> Tensor:
+        """This fragment of a tensor that is laid out as the partition: the weights, or an optimizer state."""
+        return flat.detach().narrow(0, self.offset, self.numel)
+
+
+class DeepSpeedEngine(Engine):
+    """Clipping, updating and zeroing are one call of DeepSpeed's; the loop's schedule acts on the client optimizer."""
+
+    def __init__(self, node: DeepSpeed, *, precision: Precision, device: torch.device) -> None:
+        if precision.fp16 and device.type == "cpu":
+            raise ValueError(
+                "precision.fp16=true: DeepSpeed has no fp16 on the CPU; fix: precision=bf16 or parallel=fsdp"
+            )
+        self.device = device
+        self._node = node
+        self._precision = precision
+        set_tf32(precision, device)
+        self._scaler = make_scaler(precision, device)
+        self._engine: Any = None
+        _prepare(device)
+        distributed.init(node.ddp_backend, node.ddp_timeout, device)
+
+    def model_context(self) -> AbstractContextManager[Any]:
+        # Not zero.Init: it would draw each parameter's initial values and throw most away, and a model that computes
+        # with its weights while it is built (tied, scaled by depth) sees partitioned ones.
+        return _NOTHING
+
+    def setup(
+        self, model: nn.Module, make_optimizer: MakeOptimizer, *, max_grad_norm: float
+    ) -> tuple[nn.Module, Optimizer]:
+        import deepspeed
+
+        model.to(self.device)
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor.detach(), 0)
+        autocast_forward(model, self._precision, self.device)
+        self._model = model
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in model_tensors(model).items()}
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        optimizer = make_optimizer(model)
+        if type(optimizer).__name__ in _NOT_ELEMENTWISE:
+            raise ValueError(
+                f"parallel: ZeRO updates flat slices of the parameters, which {type(optimizer).__name__} cannot do; "
+                "fix: parallel=fsdp, or another optimizer"
+            )
+        self._group_names = [group["params"] for group in group_options(model, optimizer)]
+        self._engine, self._zero, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=self._config(max_grad_norm), dist_init_required=False
+        )
+        self._optimizer: Optimizer = self._zero.optimizer  # DeepSpeed replaces an Adagrad
+        self._flats, self._fragments = self._stage3() if self._node.zero_stage == 3 else self._stage12()
+        self._statistics = running_statistics(model)
+        self._set_scale()
+        return self._engine, self._optimizer
+
+    def _config(self, max_grad_norm: float) -> dict[str, Any]:
+        return {
+            "train_micro_batch_size_per_gpu": 1,  # bookkeeping for its reports, which are off
+            "gradient_accumulation_steps": 1,  # the loop weighs the micro-batches
+            "gradient_clipping": max_grad_norm,
+            "zero_optimization": {
+                "stage": self._node.zero_stage,
+                "reduce_bucket_size": self._node.reduce_bucket_size,
+                "overlap_comm": self._node.overlap_comm,
+            },
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "torch_autocast": {"enabled": self._precision.bf16, "dtype": "bfloat16"},
+        }
+
+    def _stage12(self) -> tuple[dict[str, Tensor], list[_Fragment]]:
+        flats: dict[str, Tensor] = {}
+        fragments = []
+        for flat, group in zip(self._zero.single_partition_of_fp32_groups, self._zero.bit16_groups, strict=True):
+            for parameter in group:
+                name = self._names[parameter]
+                flats[name] = flat
+                if (mapping := parameter._hp_mapping) is not None:
+                    mine, inside = mapping.lp_fragment_address, mapping.hp_fragment_address
+                    fragments.append(_Fragment(name, mine.start, flat, inside.start, inside.numel))
+        return flats, fragments
+
+    def _stage3(self) -> tuple[dict[str, Tensor], list[_Fragment]]:
+        flats: dict[str, Tensor] = {}
+        fragments = []
+        for parameter, name in self._names.items():
+            size = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+            start = distributed.rank() * size
+            numel = min(size, parameter.ds_numel - start)  # type: ignore[attr-defined]
+            flat, offset = parameter.ds_tensor, 0  # type: ignore[attr-defined]
+            if parameter.requires_grad:
+                group, offset, _ = self._zero.grad_position[self._zero.get_param_id(parameter)]
+                flat = flats[name] = self._zero.fp32_partitioned_groups_flat[group]
+            if numel > 0:
+                fragments.append(_Fragment(name, start, flat, offset, numel))
+        return flats, fragments
+
+    def accumulate(self, *, last: bool) -> AbstractContextManager[Any]:
+        self._engine.set_gradient_accumulation_boundary(last)
+        return _NOTHING
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, *, skip_nonfinite: bool = False) -> StepOutput:
+        for buffer in self._statistics:
+            dist.broadcast(buffer, 0)
+        # ZeRO makes no update, and clears its buffers, whenever the norm is not finite.
+        self._engine.step()
+        skipped = bool(self._zero.overflow)
+        if self._scaler is not None:
+            found = self._scaler._per_optimizer_states[id(self._optimizer)]["found_inf_per_device"]
+            found[self.device] = torch.tensor(float(skipped), device=self.device)
+            self._scaler.update()
+            self._set_scale()
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
+        return StepOutput(norm, skipped)
+
+    def _set_scale(self) -> None:
+        if self._scaler is not None:
+            self._scaler.scale(torch.zeros((), device=self.device))  # it makes its tensors at first use
+            self._zero.override_loss_scale(self._scaler.get_scale())
+
+    def state(self) -> EngineState:
+        shards: list[Shard] = []
+        values: dict[str, dict[str, Any]] = {}
+        for fragment in self._fragments:
+            name, shape = fragment.name, self._shapes[fragment.name]
+            shards.append(Shard(f"model/{name}", shape, fragment.start, fragment.of(fragment.flat)))
+            for key, value in self._optimizer.state.get(fragment.flat, {}).items():
+                if isinstance(value, Tensor) and value.shape == fragment.flat.shape:
+                    shards.append(Shard(f"optim/{key}/{name}", shape, fragment.start, fragment.of(value)))
+        for name, flat in self._flats.items():
+            for key, value in self._optimizer.state.get(flat, {}).items():
+                if not isinstance(value, Tensor):
+                    values.setdefault(name, {})[key] = value
+                elif value.shape != flat.shape and distributed.is_main():
+                    shards.append(Shard(f"optim/{key}/{name}", tuple(value.shape), 0, value.detach().reshape(-1)))
+        if distributed.is_main():
+            for name, tensor in self._whole_tensors().items():
+                shards.append(Shard(f"model/{name}", tuple(tensor.shape), 0, tensor.detach().reshape(-1)))
+        return EngineState(shards, meta(self._group_options(), values, self._scaler))
+
+    def _whole_tensors(self) -> dict[str, Tensor]:
+        """Buffers, and frozen parameters where those are not sharded."""
+        in_fragments = self._names.values() if self._node.zero_stage == 3 else self._flats.keys()
+        return {name: tensor for name, tensor in model_tensors(self._model).items() if name not in in_fragments}
+
+    def _group_options(self) -> list[dict[str, Any]]:
+        groups = self._optimizer.param_groups
+        return [
+            {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items() if k != "params"} | {"params": names}
+            for group, names in zip(groups, self._group_names, strict=True)
+        ]
+
+    def load_state(self, reader: ShardReader, meta: dict[str, Any], *, weights_only: bool = False) -> None:
+        check_names(self._shapes, reader)
+        if self._node.zero_stage == 3:
+            self._zero._partition_all_parameters()
+        for fragment in self._fragments:
+            piece = reader.read(f"model/{fragment.name}", fragment.start, fragment.numel)
+            fragment.of(fragment.flat).copy_(piece)
+        for name, tensor in self._whole_tensors().items():
+            fill(tensor, f"model/{name}", reader)
+        if not weights_only:
+            self._load_optimizer(reader, meta)
+        self._refresh()
+
+    def _load_optimizer(self, reader: ShardReader, meta: dict[str, Any]) -> None:
+        for group, options in zip(self._optimizer.param_groups, load_groups(self._group_options(), meta), strict=True):
+            group.update(options)
+        if self._scaler is not None and meta["scaler"]:
+            self._scaler.load_state_dict(meta["scaler"])
+            self._set_scale()
+        keys = state_keys(reader)
+        on_cpu = {
+            name: not (group.get("fused") or group.get("capturable"))
+            for group, names in zip(self._optimizer.param_groups, self._group_names, strict=True)
+            for name in names
+        }
+        for name, flat in self._flats.items():
+            state = self._optimizer.state[flat]
+            saved = keys.get(name, [])
+            values = meta["optim_values"].get(name, {})
+            for key in set(state) - set(saved) - set(values):
+                del state[key]
+            state.update(values)
+            for key in saved:
+                full = f"optim/{key}/{name}"
+                if tuple(reader.shape(full)) != self._shapes[name]:
+                    # torch keeps the step counter on the CPU unless a kernel reads it
+                    device = torch.device("cpu") if key == "step" and on_cpu[name] else flat.device
+                    state[key] = reader.read_whole(full).to(device)
+                elif key not in state:
+                    state[key] = torch.zeros_like(flat, dtype=reader.dtype(full))
+        for fragment in self._fragments:
+            for key in keys.get(fragment.name, ()):
+                full = f"optim/{key}/{fragment.name}"
+                if tuple(reader.shape(full)) == self._shapes[fragment.name]:
+                    piece = reader.read(full, fragment.start, fragment.numel)
+                    fragment.of(self._optimizer.state[fragment.flat][key]).copy_(piece)
+
+    def _refresh(self) -> None:
+        """Bring what forward reads up to the partitions, as DeepSpeed does after an update."""
+        zero = self._zero
+        if self._node.zero_stage < 3:
+            zero.update_lp_params()
+            return
+        for group in range(len(zero.fp16_groups)):
+            zero._reassign_or_swap_out_partitioned_parameters(group)
+        if zero.persistent_parameters:
+            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+    def weights(self) -> dict[str, Tensor] | None:
+        if self._node.zero_stage < 3:
+            return model_weights(self._model)
+        import deepspeed
+
+        whole: dict[int, Tensor] = {}
+        names = self._model.state_dict(keep_vars=True)
+        for value in names.values():
+            if id(value) not in whole:
+                with deepspeed.zero.GatheredParameters([value] if isinstance(value, nn.Parameter) else []):
+                    whole[id(value)] = value.detach().cpu().clone() if distributed.is_main() else value
+        return {name: whole[id(value)] for name, value in names.items()} if distributed.is_main() else None
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.destroy()
+        distributed.close()
+
+
+def _prepare(device: torch.device) -> None:
+    """Settings that DeepSpeed reads when it is imported, and peace from its chatter."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    import deepspeed.ops
+
+    # Our ranks speak gloo: its shared-memory collectives would be compiled at first use (a minute on two cores, with a
+    # lock that a killed run leaves behind).
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
