@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from trainer import distributed
+from trainer.failpoints import passes
 
 TIMEOUT_S = 30.0
 
@@ -34,6 +35,7 @@ def fork(action: Callable[[], object], failpoints: str = "") -> int:
         torch.set_num_threads(1)  # libgomp's threads do not survive a fork; and one thread and two differ in bits
         warnings.resetwarnings()  # a run of its own, whose libraries may warn
         os.environ["TRAINER_FAILPOINTS"] = failpoints
+        passes.clear()
         action()
         code = 0
     except BaseException:

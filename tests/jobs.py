@@ -13,7 +13,7 @@ import torch.distributed.fsdp
 import torch.distributed.tensor  # noqa: F401
 
 from tests import forks
-from trainer import digest, run_directory, runner
+from trainer import digest, distributed, run_directory, runner
 from trainer.events import Callback
 from trainer.logging.jsonl import read
 from trainer.schema import Config
@@ -55,13 +55,13 @@ def make_config(**sections: Any) -> Config:
 
 
 class KillAt(Callback):
-    """Sends this process a signal at a step's end; as `callbacks.kill`."""
+    """Sends this process (or one of the ranks) a signal at a step's end; as `callbacks.kill`."""
 
-    def __init__(self, step: int, number: int = signal.SIGKILL) -> None:
-        self.step, self.number = step, number
+    def __init__(self, step: int, number: int = signal.SIGKILL, rank: int | None = None) -> None:
+        self.step, self.number, self.rank = step, number, rank
 
     def on_step_end(self, state: State, control: Control) -> None:
-        if state.step == self.step:
+        if state.step == self.step and self.rank in (None, distributed.rank()):
             os.kill(os.getpid(), self.number)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 # Ranks are forked from a server that has imported torch (and used nothing of it): 0.1 s instead of 3 s each.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed.tensor", "torch.distributed.fsdp"])
+_CONTEXT.set_forkserver_preload(["tests.preload"])
 
 
 def free_port() -> int:

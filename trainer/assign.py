@@ -6,7 +6,7 @@ together with the new target or after it stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,8 +28,10 @@ OPTIMIZER_KEYS = ("learning_rate", "weight_decay")
 class Assigner:
     """Assigns to one config; what cannot be assigned is refused with a problem."""
 
-    def __init__(self, cfg: DictConfig, origins: Origins, refuse: Refuse) -> None:
+    def __init__(self, cfg: DictConfig, origins: Origins, refuse: Refuse, chosen: Collection[str] = ()) -> None:
         self.cfg, self.origins, self.refuse = cfg, origins, refuse
+        self.chosen = chosen
+        """Groups whose option the command line chose."""
 
     def merge(self, content: DictConfig, package: str, file: YamlFile | None) -> None:
         """Merge one file (or, without a file, one option of the schema) at its package."""
@@ -41,6 +43,7 @@ class Assigner:
             slot = prefix + ".".join(keys[:-1])
             if keys[-1] == "_target_" and slot_of(slot) == slot.rstrip("."):
                 self._replace(slot.rstrip("."), OmegaConf.select(content, ".".join(keys)))
+        dropped = set()
         try:
             if content:
                 node = _select(self.cfg, package) if package else self.cfg
@@ -52,10 +55,15 @@ class Assigner:
             for key, value in _leaves(content, package):
                 line = file.lines.get(tuple(key.removeprefix(prefix).split(".")))
                 origin = f"{file.name}:{line}" if line else file.name
-                if (problem := self._unknown(key, value, origin)) or (problem := self._update(key, value, origin)):
+                problem = self._unknown(key, value, origin)
+                if problem is not None and slot_of(key) in self.chosen and key in leaves():
+                    # a recipe's setting for the option that the command line has replaced by another one
+                    dropped.add(key)
+                elif problem is not None or (problem := self._update(key, value, origin)):
                     self.refuse(key, problem)
         for keys, line in file.lines.items():
-            self.origins.set(prefix + ".".join(keys), ..., f"{file.name}:{line}")
+            if (key := prefix + ".".join(keys)) not in dropped:
+                self.origins.set(key, ..., f"{file.name}:{line}")
 
     def _merge_option(self, content: DictConfig, package: str) -> None:
         """An option of a slot replaces whatever was there; other typed configs (Hydra's) are merged."""
@@ -148,8 +156,12 @@ class Assigner:
         if answer is not None:
             return Problem(key=key, value=value, origin=origin, what=answer.what or what, suggestion=answer.suggestion)
         known = [k for k, _ in _leaves(self.cfg, "") if not k.startswith("hydra.")]
+        node = _select(self.cfg, parent) if parent else self.cfg
+        siblings = [str(k) for k in node if k not in ("hydra", "_target_")]
+        if key in leaves() and slot_of(key):
+            what = f"belongs to {leaves()[key].__name__}, which is not the chosen option"
+            return Problem(key=key, value=value, origin=origin, what=what, allowed=", ".join(siblings))
         same_leaf = [k for k in [*known, *leaves()] if k.split(".")[-1] == key.split(".")[-1]]
-        siblings = [str(k) for k in (OmegaConf.select(self.cfg, parent) if parent else self.cfg) if k != "hydra"]
         guess = same_leaf[0] if same_leaf else None
         if guess is None and (sibling := closest(leaf, siblings)):
             guess = ".".join(p for p in (parent, sibling, key[len(missing) + 1 :]) if p)

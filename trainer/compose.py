@@ -236,7 +236,9 @@ class _Composer:
             elif problem := self._wrong_choice(override, known):
                 self._refuse(group, problem)
             else:
-                if override.is_add() and group in known:
+                if override.value() is None and not override.is_delete():  # experiment=null: none of them
+                    override = OverridesParser.create().parse_override(f"~{group}")
+                elif override.is_add() and group in known:
                     # +experiment=x means experiment=x
                     override = OverridesParser.create().parse_override(str(override.input_line).lstrip("+"))
                 groups.append(override)
@@ -292,10 +294,10 @@ class _Composer:
         self.choices = overrides.known_choices
         with flag_override(self.cfg, "no_deepcopy_set_nodes", True):
             self.cfg.merge_with(OmegaConf.structured(Config))
-            assign = Assigner(self.cfg, self.origins, self._refuse)
+            assign = Assigner(self.cfg, self.origins, self._refuse, {o.key_or_group for o in groups})
             for default in defaults:
                 loaded = self.repo.load_config(str(default.config_path))
-                if loaded is None or not isinstance(loaded.config, DictConfig):
+                if loaded is None or not isinstance(loaded.config, DictConfig) or default.config_path in self.repo.broken:
                     continue
                 file = loaded.file if isinstance(loaded, FileResult) else None
                 package = default.package if default.package is not None else loaded.header["package"]
@@ -304,6 +306,11 @@ class _Composer:
                     self._refuse(
                         "hydra.searchpath", Problem(key="hydra.searchpath", origin=file.name, what=what, fix=fix)
                     )
+                if file is not None and file.lines and package and package.split(".")[0] not in self.cfg:
+                    what = f"its keys would go to {package}, which is no section"
+                    fix = f"'# @package _global_' as the first line of {file.name}"
+                    self._refuse(package, Problem(key=str(default.config_path), origin=f"{file.name}:1", what=what, fix=fix))
+                    continue
                 assign.merge(loaded.config, package or "", file)
         _strip_defaults(self.cfg)
 
@@ -380,9 +387,16 @@ class _Composer:
         except Exception as error:  # a resolver may raise anything; look for every value that cannot be had
             found = list(self._examine(self.cfg, ""))
             self.problems += [p for p in found if not any(_within(p.key, wrong) for wrong in self.wrong)]
-            if not found and not self.problems:
+            if not self.problems:
                 self.problems.append(Problem(key=str(getattr(error, "full_key", None) or "config"), what=_flat(error)))
+        # with the slots among them empty the other values can still be checked
+        empty = [p.key for p in found if p.key in slots()]
+        self.wrong += empty
+        if len(empty) < len(found):
             return None
+        for key in empty:
+            OmegaConf.update(self.cfg, key, None)
+        return to_config(self.cfg)
 
     def _examine(self, node: DictConfig | ListConfig, prefix: str) -> Iterator[Problem]:
         """Missing values and broken interpolations, anywhere in the tree."""

@@ -18,7 +18,8 @@ from collections import Counter
 
 _SIGNALS = {"kill9": signal.SIGKILL, "sigterm": signal.SIGTERM, "sigint": signal.SIGINT, "sigstop": signal.SIGSTOP}
 _RULE = re.compile(r"(?P<place>[\w.]+)(@rank(?P<rank>\d+))?(#(?P<time>\d+))?=(?P<action>\w+)(:(?P<argument>[\d.]+))?")
-_seen: Counter[str] = Counter()
+passes: Counter[str] = Counter()
+"""How often this process came by each place since TRAINER_FAILPOINTS was set."""
 
 
 def failpoint(place: str) -> str | None:
@@ -26,13 +27,13 @@ def failpoint(place: str) -> str | None:
     specification = os.environ.get("TRAINER_FAILPOINTS")
     if not specification:
         return None
-    _seen[place] += 1
+    passes[place] += 1
     for text in specification.split(","):
         rule = _RULE.fullmatch(text.strip())
         if rule is None:
             raise ValueError(f"TRAINER_FAILPOINTS: {text!r} is not PLACE[@rankN][#TIME]=ACTION")
         here = rule["place"] == place and rule["rank"] in (None, os.environ.get("RANK", "0"))
-        if here and rule["time"] in (None, str(_seen[place])):
+        if here and rule["time"] in (None, str(passes[place])):
             return _act(place, rule["action"], float(rule["argument"] or 3600))
     return None
 

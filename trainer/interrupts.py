@@ -33,6 +33,8 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for signum in (*PREEMPT, signal.SIGINT):
                 self._previous[signum] = signal.signal(signum, self._handle)
+            # launch holds them back until here: what came before is handled now
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*PREEMPT, signal.SIGINT))
         return self
 
     def __exit__(self, *exc: object) -> None:

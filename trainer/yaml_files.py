@@ -109,7 +109,7 @@ def _describe(error: yaml.YAMLError) -> str:
 
 
 def _bound(root: yaml.Node, path: Path) -> None:
-    """Refuse cycles, alias bombs and deep nesting before anything is expanded; aliases share nodes, so sizes are kept."""
+    """Refuse cycles, alias bombs and deep nesting before anything is expanded. Aliases share nodes: sizes are kept."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node, depth: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -37,6 +39,8 @@ def test_a_token_sees_those_before_it_only() -> None:
 
 def test_positions_and_head_are_learnt_apart_from_the_tokens() -> None:
     model = small()
+    loss = nn.functional.cross_entropy(model(torch.zeros(1, 8, dtype=torch.long))[0], torch.arange(8))
+    assert loss.item() == pytest.approx(math.log(17), abs=0.1)
     assert {id(p) for p in (model.tokens.weight, model.head.weight, model.positions.weight)} <= set(
         map(id, model.parameters())
     )
@@ -44,7 +48,7 @@ def test_positions_and_head_are_learnt_apart_from_the_tokens() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_initialisation_is_gpt2s() -> None:
+def test_initialisation_is_gpt2s_for_this_width() -> None:
     model = GPT(schema.GPT(n_layer=8))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -52,7 +56,8 @@ def test_initialisation_is_gpt2s() -> None:
         elif "norm" in name:
             assert (parameter == 1).all()
         else:
-            expected = 0.02 / 4 if name.endswith("_out.weight") else 0.02
+            expected = 0.02 if name == "head.weight" else 0.02 * 6**0.5
+            expected /= 4 if name.endswith("_out.weight") else 1
             assert parameter.std().item() == pytest.approx(expected, rel=0.05), name
 
 
@@ -63,7 +68,7 @@ def test_built_on_meta_and_initialised_later() -> None:
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    assert model.blocks[0].attention_out.weight.std().item() == pytest.approx(0.01, rel=0.2)
+    assert model.blocks[0].attention_out.weight.std().item() == pytest.approx(0.01 * 48**0.5, rel=0.2)
 
 
 def test_dropout_is_off_in_evaluation() -> None:

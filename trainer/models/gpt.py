@@ -10,10 +10,10 @@ from ..schema import model as schema
 
 
 class Linear(nn.Linear):
-    """nn.Linear with GPT-2's initialisation. It happens where the parameter is made, so that it holds on the meta
-    device and inside DeepSpeed's zero.Init, which partitions a weight as soon as its module is built."""
+    """nn.Linear with normal weights. They are drawn where the parameter is made, so that it holds on the meta device
+    and inside DeepSpeed's zero.Init, which partitions a weight as soon as its module is built."""
 
-    def __init__(self, in_features: int, out_features: int, *, std: float = 0.02, bias: bool = True) -> None:
+    def __init__(self, in_features: int, out_features: int, *, std: float, bias: bool = True) -> None:
         self.std = std
         super().__init__(in_features, out_features, bias=bias)
 
@@ -24,10 +24,14 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """nn.Embedding with GPT-2's initialisation."""
+    """nn.Embedding with normal weights of a given deviation."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, std: float) -> None:
+        self.std = std
+        super().__init__(num_embeddings, embedding_dim)
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=0.02)
+        nn.init.normal_(self.weight, std=self.std)
 
 
 class Block(nn.Module):
@@ -35,16 +39,16 @@ class Block(nn.Module):
 
     def __init__(self, node: schema.GPT) -> None:
         super().__init__()
-        width = node.n_embd
+        width, std = node.n_embd, deviation(node)
         # each block adds twice to the stream: the sum's variance at the end is that of one layer
-        std = 0.02 / (2 * node.n_layer) ** 0.5
+        out_std = std / (2 * node.n_layer) ** 0.5
         self.heads, self.dropout = node.n_head, node.dropout
         self.attention_norm = nn.LayerNorm(width)
-        self.qkv = Linear(width, 3 * width)
-        self.attention_out = Linear(width, width, std=std)
+        self.qkv = Linear(width, 3 * width, std=std)
+        self.attention_out = Linear(width, width, std=out_std)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp_in = Linear(width, 4 * width)
-        self.mlp_out = Linear(4 * width, width, std=std)
+        self.mlp_in = Linear(width, 4 * width, std=std)
+        self.mlp_out = Linear(4 * width, width, std=out_std)
 
     def forward(self, x: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
@@ -52,6 +56,12 @@ class Block(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
         x = x + F.dropout(self.attention_out(mixed.transpose(-3, -2).flatten(-2)), dropout)
         return x + F.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)))), dropout)
+
+
+def deviation(node: schema.GPT) -> float:
+    """Of the initial weights: GPT-2's 0.02, which fits its width of 768, for this width. At 128, 0.02 spends 500 steps
+    more before attention is of use (loss after 950 steps of 4 x 128 bytes: 2.22, with 0.05: 1.97)."""
+    return float(0.02 * (768 / node.n_embd) ** 0.5)
 
 
 class GPT(nn.Module):
@@ -62,11 +72,13 @@ class GPT(nn.Module):
             raise ValueError(f"model.n_head={node.n_head} does not divide model.n_embd={node.n_embd}")
         super().__init__()
         self.block_size, self.dropout = node.block_size, node.dropout
-        self.tokens = Embedding(node.vocab_size, node.n_embd)
-        self.positions = Embedding(node.block_size, node.n_embd)
+        std = deviation(node)
+        self.tokens = Embedding(node.vocab_size, node.n_embd, std=std)
+        self.positions = Embedding(node.block_size, node.n_embd, std=std)
         self.blocks = nn.ModuleList(Block(node) for _ in range(node.n_layer))
         self.norm = nn.LayerNorm(node.n_embd)
-        self.head = Linear(node.n_embd, node.vocab_size, bias=False)
+        # small, so that the loss starts at log(vocab_size)
+        self.head = Linear(node.n_embd, node.vocab_size, std=0.02, bias=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         length = input_ids.shape[-1]

@@ -63,7 +63,7 @@ class DeepSpeedEngine(Engine):
         set_tf32(precision, device)
         self._scaler = make_scaler(precision, device)
         self._engine: Any = None
-        _prepare(device)
+        self._lent = _prepare(device)
         distributed.init(node.ddp_backend, node.ddp_timeout, device)
 
     def model_context(self) -> AbstractContextManager[Any]:
@@ -273,17 +273,23 @@ class DeepSpeedEngine(Engine):
     def close(self) -> None:
         if self._engine is not None:
             self._engine.destroy()
+        for name in self._lent:
+            os.environ.pop(name, None)
         distributed.close()
 
 
-def _prepare(device: torch.device) -> None:
-    """Settings that DeepSpeed reads when it is imported, and peace from its chatter."""
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+def _prepare(device: torch.device) -> list[str]:
+    """Settings that DeepSpeed reads when it is imported and later, and peace from its chatter. Returns the environment
+    variables that were set for it."""
+    wanted = {"LOCAL_RANK": "0"} | ({"DS_ACCELERATOR": "cpu"} if device.type == "cpu" else {})
+    lent = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in lent})
+    for name in ("DeepSpeed", "compilers"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     import deepspeed.ops
 
     # Our ranks speak gloo: its shared-memory collectives would be compiled at first use (a minute on two cores, with a
     # lock that a killed run leaves behind).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return lent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from .. import distributed
@@ -55,13 +57,14 @@ class FSDPEngine(Engine):
             param_dtype=dtype, reduce_dtype=dtype and torch.float32, cast_forward_inputs=False
         )
         mesh = init_device_mesh(self.device.type, (distributed.world_size(),))
-        for modules in (*shared_groups(model, layers(model, self._node.transformer_layer_cls_to_wrap)), [model]):
-            fully_shard(
-                modules,
-                mesh=mesh,
-                reshard_after_forward=self._node.reshard_after_forward,
-                mp_policy=policy,
-            )
+        shard = functools.partial(fully_shard, mesh=mesh, reshard_after_forward=self._node.reshard_after_forward)
+        # Norms with running statistics take no 16-bit weights beside fp32 statistics.
+        norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+        for norm in norms:
+            shard(norm, mp_policy=MixedPrecisionPolicy())
+        chosen = [m for m in layers(model, self._node.transformer_layer_cls_to_wrap) if m not in norms]
+        for modules in (*shared_groups(model, chosen), [model]):
+            shard(modules, mp_policy=policy)
         self._model = model
         self._sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
         self._synchronous = True

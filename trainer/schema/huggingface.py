@@ -104,7 +104,7 @@ REMARKS: dict[str, str] = {
     "lr_scheduler_kwargs": "are fields of `scheduler` under their own names, as scheduler.num_cycles=0.5",
     "parallelism_config": "is the choice parallel=single|ddp|fsdp|zero1|zero2|zero3",
     "accelerator_config": "its fields have homes of their own: train.gradient_accumulation_steps, data.*",
-    "overwrite_output_dir": "runs never overwrite each other; checkpoint.resume_from_checkpoint=auto goes on in a run's directory",
+    "overwrite_output_dir": "runs never overwrite each other; checkpoint.resume_from_checkpoint=auto goes on with one",
     "local_rank": "the rank comes from the environment (torchrun, or launch.nproc_per_node)",
     "rank": "the rank comes from the environment (torchrun, or launch.nproc_per_node)",
     "fp16_opt_level": "belonged to Apex; mixed precision is chosen by precision=bf16 or precision=fp16",

@@ -1,0 +1,286 @@
+"""Starts the ranks of a run, waits for them, and says in one place how it ended. Imports torch only where it trains."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import run_directory
+from .events import describe
+from .run_directory import Status
+from .schema import Config
+from .schema.parallel import Single
+
+if TYPE_CHECKING:
+    from .cli import Prepared
+
+EXIT_CODES = {Status.completed: 0, Status.failed: 1, Status.preempted: 75, Status.stopped: 130}
+WRONG_CONFIG = 2
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+GRACE_S = 5.0
+"""How long the other ranks may take to end by themselves once one has failed."""
+START = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from trainer.launch import rank_main; rank_main()"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How one rank ended."""
+
+    status: Status
+    error: str | None = None
+    """What went wrong, on one line."""
+    trace: str = ""
+    lost_peer: bool = False
+    """The error is about communication: another rank's failure is the cause."""
+
+
+def launch(config: Config, directory: Path) -> int:
+    """Train in this process, or in one process per rank; close the manifest. Returns CONTRACT.md's exit code."""
+    world = world_size(config)
+    if world == 1:
+        rank, outcome = 0, train_here(config, directory)
+    else:
+        rank, outcome = _first_cause(_run_ranks(config, directory, world))
+    return _close(config, directory, outcome, f"rank {rank}: " if world > 1 else "")
+
+
+def world_size(config: Config) -> int:
+    """Number of ranks: what launch.nproc_per_node says, else one per visible GPU, else one."""
+    if isinstance(config.parallel, Single):
+        return 1
+    if config.launch.nproc_per_node is not None:
+        return config.launch.nproc_per_node
+    if config.run.use_cpu:
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def join(prepare: Callable[[], Prepared]) -> int:
+    """Be one rank of a run that torchrun or srun started: rank 0 prepares (composes, claims a directory), all train.
+
+    Whatever is wrong with the config is printed by rank 0 alone; every rank returns 2.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    # env://: torchrun's own store, or one that rank 0 opens on MASTER_PORT and init_process_group will share
+    store, rank, _ = next(rendezvous("env://"))
+    prepared: Prepared | None = None
+    if rank == 0:
+        try:
+            prepared = prepare()
+            run_directory.begin(prepared.directory, config=prepared.config, overrides=prepared.overrides, argv=sys.argv)
+        finally:  # a ConfigError goes on to the caller, which prints it
+            store.set("trainer/prepared", pickle.dumps(prepared))
+            if prepared is None:
+                _wait_for_readers(store)
+    else:
+        prepared = pickle.loads(store.get("trainer/prepared"))  # from our own rank 0
+        store.add("trainer/read", 1)
+    if prepared is None:
+        return WRONG_CONFIG
+    if prepared.chdir:
+        os.chdir(prepared.directory)
+    outcome = train_here(prepared.config, prepared.directory)
+    if outcome.lost_peer:  # the rank that failed first says why
+        time.sleep(GRACE_S)
+        if run_directory.read(prepared.directory).get("status") != Status.running:
+            return EXIT_CODES[Status.failed]
+    if rank == 0 or outcome.error:
+        return _close(prepared.config, prepared.directory, outcome, f"rank {rank}: ")
+    return EXIT_CODES[outcome.status]
+
+
+def _wait_for_readers(store: Any) -> None:
+    """Where rank 0 holds the store, the others must have read it before rank 0 exits."""
+    deadline = time.monotonic() + GRACE_S
+    while store.add("trainer/read", 0) < int(os.environ["WORLD_SIZE"]) - 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def train_here(config: Config, directory: Path) -> Outcome:
+    """Run this process's rank. A signal that comes before the loop listens waits until it does."""
+    rank = int(os.environ.get("RANK", 0))
+    with _signals_held():
+        try:
+            from .logging.log_file import log_file
+
+            levels = config.logging.log_level, config.logging.log_level_replica
+            with log_file(directory, rank=rank, level=levels[0], level_replica=levels[1]):
+                from .runner import run
+
+                return Outcome(status=Status(run(config, directory)))
+        except KeyboardInterrupt:
+            return Outcome(status=Status.stopped)
+        except BaseException as error:  # a user's sys.exit() is no success either
+            return Outcome(
+                status=Status.failed,
+                error=describe(error),
+                trace=traceback.format_exc(),
+                lost_peer=_is_about_peers(error),
+            )
+
+
+def _is_about_peers(error: BaseException) -> bool:
+    import torch.distributed as dist
+
+    words = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Timed out waiting",
+        "[c10d]",
+        "NCCL error",
+        "gloo",
+    )
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, dist.DistError):
+            return True
+        if isinstance(chain, RuntimeError) and any(word in str(chain) for word in words):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def _close(config: Config, directory: Path, outcome: Outcome, who: str) -> int:
+    """The manifest's last entry; for a failure the traceback in train.log and one line on stderr."""
+    error = None
+    if outcome.error:
+        from .logging.log_file import FILE
+
+        error = who + outcome.error
+        path = directory / FILE
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{error}\n{outcome.trace}")
+        print(f"error: {error}; traceback: {path}", file=sys.stderr)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            print(outcome.trace, file=sys.stderr)
+    run_directory.finish(directory, outcome.status, error=error)
+    return EXIT_CODES[outcome.status]
+
+
+# Several ranks ---------------------------------------------------------------------------------------------------
+
+
+class _Rank:
+    """One rank's process, in a process group of its own: Ctrl-C reaches it once, through us."""
+
+    def __init__(self, payload: bytes, environment: dict[str, str]) -> None:
+        receiver, sender = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", START],
+            stdin=subprocess.PIPE,
+            env=os.environ | environment | {"TRAINER_OUTCOME_FD": str(sender)},
+            pass_fds=[sender],
+            process_group=0,
+        )
+        os.close(sender)
+        self.pipe = receiver
+        assert self.process.stdin is not None
+        try:  # a pickle from us to our own child, through a pipe nobody else can write to
+            self.process.stdin.write(payload)
+            self.process.stdin.close()
+        except BrokenPipeError:  # it died before reading: its exit code tells
+            pass
+
+    def outcome(self) -> Outcome:
+        """What it sent, or how it died; blocks until it has ended."""
+        with os.fdopen(self.pipe, "rb") as pipe:
+            data = pipe.read()
+        code = self.process.wait()
+        if data:
+            outcome: Outcome = pickle.loads(data)
+            return outcome
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code} before its end"
+        return Outcome(status=Status.failed, error=how)
+
+
+def _run_ranks(config: Config, directory: Path, world: int) -> Iterator[tuple[int, Outcome]]:
+    """Start the ranks, pass signals on, and yield each one's outcome as it ends. None is left running."""
+    payload = pickle.dumps(sys.path) + pickle.dumps((config, directory, os.getpid()))
+    environment = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
+    environment["MASTER_PORT"] = str(_free_port())
+    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")  # the ranks share the cores
+    ranks: list[_Rank] = []
+
+    def forward(number: int, frame: object) -> None:
+        for rank in ranks:
+            rank.process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    selector = selectors.DefaultSelector()
+    try:
+        with _signals_held():  # the ranks inherit the mask, and listen when they can save
+            for number in range(world):
+                ranks.append(_Rank(payload, environment | {"RANK": str(number), "LOCAL_RANK": str(number)}))
+                selector.register(ranks[-1].pipe, selectors.EVENT_READ, number)
+        deadline = float("inf")
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            for key, _ in selector.select(None if left == float("inf") else left):
+                selector.unregister(key.fd)
+                outcome = ranks[key.data].outcome()
+                if outcome.status is Status.failed:
+                    deadline = min(deadline, time.monotonic() + GRACE_S)
+                yield key.data, outcome
+    finally:
+        for rank in ranks:
+            rank.process.kill()
+            rank.process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _first_cause(outcomes: Iterator[tuple[int, Outcome]]) -> tuple[int, Outcome]:
+    """The first failure that is not the echo of another rank's; without a failure what rank 0 says."""
+    ended = list(outcomes)
+    failed = [item for item in ended if item[1].status is Status.failed]
+    causes = [item for item in failed if not item[1].lost_peer]
+    return next(iter(causes or failed or sorted(ended, key=lambda item: item[0])))
+
+
+def rank_main() -> None:
+    """A rank's process: config from stdin, outcome to the pipe."""
+    config, directory, parent = pickle.load(sys.stdin.buffer)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no rank outlives its launcher
+    if os.getppid() != parent:
+        os._exit(1)
+    outcome = train_here(config, directory)
+    with os.fdopen(int(os.environ["TRAINER_OUTCOME_FD"]), "wb") as pipe:
+        pickle.dump(outcome, pipe)
+    sys.exit(EXIT_CODES[outcome.status])
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back SIGTERM and its like; Interrupts lets them through once it listens, and so does the end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
