@@ -4,7 +4,7 @@ import os
 
 import torch
 import torch.distributed.fsdp
-import torch.distributed.tensor  # noqa: F401
+import torch.distributed.tensor
 
 if not torch.cuda.is_available():
     os.environ["DS_ACCELERATOR"] = "cpu"

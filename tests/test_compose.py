@@ -103,7 +103,10 @@ def test_config_dir_and_searchpath(compose: Compose, project: Callable[[str, str
     [
         ("optmi=sgd", "optmi=sgd (command line): there is no optmi; did you mean optim=sgd"),
         ("+optmi=sgd", "optmi=sgd (command line): there is no optmi; did you mean optim=sgd"),
-        ("++train.max_stepz=3", "train.max_stepz=3 (command line): train has no max_stepz; did you mean train.max_steps=3"),
+        (
+            "++train.max_stepz=3",
+            "train.max_stepz=3 (command line): train has no max_stepz; did you mean train.max_steps=3",
+        ),
         ("train.learning_rate=1", "did you mean optim.learning_rate=1"),
         ("optim.lr=1e-4", "did you mean optim.learning_rate=1e-4"),
         ("traim.max_steps=3", "did you mean train.max_steps=3"),
@@ -126,7 +129,10 @@ def test_config_dir_and_searchpath(compose: Compose, project: Callable[[str, str
         ("run.use_cpu=yess", "allowed: true, false"),
         ("evaluation.eval_strategy=step", "allowed: no, steps, epoch; did you mean evaluation.eval_strategy=steps"),
         ("optim.learning_rate=fast", "allowed: a number"),
-        ("optim.learning_rate=1e-4,1e-3", "did you mean optim.learning_rate=[1e-4,1e-3]; fix: -m optim.learning_rate=1e-4,1e-3"),
+        (
+            "optim.learning_rate=1e-4,1e-3",
+            "did you mean optim.learning_rate=[1e-4,1e-3]; fix: -m optim.learning_rate=1e-4,1e-3",
+        ),
         ("foo", "foo (command line): is not KEY=VALUE"),
         ("a=[1", "cannot be parsed"),
         ("run.run_name=${foo}", "cannot be resolved: Interpolation key 'foo' not found"),
@@ -140,19 +146,30 @@ def test_config_dir_and_searchpath(compose: Compose, project: Callable[[str, str
         ("hydra/launcher=joblib", "hydra/launcher has no option joblib; allowed: basic"),
         ("hydra.verbose=true", "fix: logging.log_level=debug"),
         ("hydra.output_subdir=.hydra", "fix: hydra.output_subdir=null"),
+        ("data.eval_dataset=foo", "data.eval_dataset=foo (command line): must be a mapping with a _target_"),
+        ("checkpoint=${run}", "checkpoint=${run} (command line)"),
+        ("checkpoint.save_steps=${model}", "refers to a whole GPT, not to a value"),
+        ("hydra.verbose=${foo}", "cannot be resolved"),
+        ("train.num_train_epochs=" + "9" * 400, "allowed: a number"),
+        ("a" * 400 + "=1", "there is no"),
         ("schema=x", "there is no schema"),
-        ("learning_rate=1e-4", "learning_rate=1e-4 (command line): there is no learning_rate; did you mean optim.learning_rate=1e-4"),
+        (
+            "learning_rate=1e-4",
+            "learning_rate=1e-4 (command line): there is no learning_rate; did you mean optim.learning_rate=1e-4",
+        ),
     ],
 )
 def test_what_a_tired_user_types(compose: Compose, typed: str, expected: str) -> None:
     found = lines(compose(typed))
     assert any(expected in line for line in found), found
-    assert all("\n" not in line and len(line) < 700 for line in found)
+    assert all("\n" not in line and len(line) < 1500 for line in found)
 
 
 def test_all_problems_at_once_in_the_order_typed(compose: Compose) -> None:
     found = lines(
-        compose("optmi=sgd", "a=[1", "train.max_steps=x", "optim.learning_rate=-1", "precision=bf8", "train.max_steps=3")
+        compose(
+            "optmi=sgd", "a=[1", "train.max_steps=x", "optim.learning_rate=-1", "precision=bf8", "train.max_steps=3"
+        )
     )
     assert [line.split(" ")[0] for line in found] == [
         "a=[1",
@@ -160,7 +177,7 @@ def test_all_problems_at_once_in_the_order_typed(compose: Compose) -> None:
         "precision=bf8",
         "optmi=sgd",
         "train.max_steps=x",
-        "optim.learning_rate=-1.0",
+        "optim.learning_rate=-1",
     ]
 
 
@@ -190,11 +207,20 @@ BAD_FILES = {
     ),
     "broken interpolation": ("run:\n  run_name: ${\n", "bad.yaml"),
     "stray section": ("# @package _global_\nfoo: 1\n", "foo=1 (conf/experiment/bad.yaml:2): there is no foo"),
-    "stray key": ("# @package _global_\ntrain:\n  max_stepz: 1\n", "(conf/experiment/bad.yaml:3): train has no max_stepz"),
+    "stray key": (
+        "# @package _global_\ntrain:\n  max_stepz: 1\n",
+        "(conf/experiment/bad.yaml:3): train has no max_stepz",
+    ),
     "no package": ("train:\n  max_steps: 1\n", "fix: '# @package _global_' as the first line"),
     "unquoted no": ("# @package _global_\nevaluation:\n  eval_strategy: no\n", 'fix: eval_strategy: "no"'),
-    "wrong type": ("# @package _global_\ntrain:\n  max_steps: many\n", "(conf/experiment/bad.yaml:3): has the wrong type"),
-    "unknown option": ("# @package _global_\ndefaults:\n  - override /optim: adamwx\n", "(conf/experiment/bad.yaml:3): optim has no"),
+    "wrong type": (
+        "# @package _global_\ntrain:\n  max_steps: many\n",
+        "(conf/experiment/bad.yaml:3): has the wrong type",
+    ),
+    "unknown option": (
+        "# @package _global_\ndefaults:\n  - override /optim: adamwx\n",
+        "(conf/experiment/bad.yaml:3): optim has no",
+    ),
     "unknown group": ("# @package _global_\ndefaults:\n  - override /optmi: sgd\n", "optmi"),
     "bad defaults": ("defaults: 3\n", "defaults list"),
     "includes itself": ("# @package _global_\ndefaults:\n  - bad\n", "include each other"),

@@ -71,7 +71,7 @@ def test_mappings_keep_their_type() -> None:
 
 
 def test_tf32_needs_ampere() -> None:
-    with pytest.raises(ValueError, match="precision.tf32=true needs an Ampere or later NVIDIA GPU, this is cpu"):
+    with pytest.raises(ValueError, match=r"precision\.tf32=true needs an Ampere or later NVIDIA GPU, this is cpu"):
         set_tf32(Precision(tf32=True), CPU)
     before = torch.backends.fp32_precision
     set_tf32(Precision(), CPU)

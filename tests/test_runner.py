@@ -317,6 +317,41 @@ def test_a_wish_of_one_rank_is_everyones(tmp_path: Path, world: int) -> None:
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["result"]["step"] == 5
 
 
+class Diary(Callback):
+    """Writes down the hooks that were called."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def _write(self, name: str, state: State) -> None:
+        with open(self.path, "a") as file:
+            file.write(f"{name} {state.step}\n")
+
+    def on_epoch_begin(self, state: State, control: Control) -> None:
+        self._write("begin", state)
+
+    def on_epoch_end(self, state: State, control: Control) -> None:
+        self._write("end", state)
+
+
+def test_every_epoch_ends_once_also_when_it_was_interrupted_at_its_end(tmp_path: Path) -> None:
+    kill = {"_target_": "tests.jobs.KillAt", "step": 7, "number": 15}
+    for name, callbacks in (("whole", {}), ("run", {"kill": kill})):
+        diary = {"diary": {"_target_": "tests.test_runner.Diary", "path": str(tmp_path / f"{name}.txt")}}
+        jobs.train(still(callbacks=diary | callbacks), tmp_path / name)
+    diary = {"diary": {"_target_": "tests.test_runner.Diary", "path": str(tmp_path / "run.txt")}}
+    assert jobs.train(still(callbacks=diary), tmp_path / "run", resume="auto") == [0]
+    assert (tmp_path / "run.txt").read_text() == (tmp_path / "whole.txt").read_text()
+    assert (tmp_path / "whole.txt").read_text().split("\n")[:-1] == ["begin 0", "end 7", "begin 7", "end 14"]
+
+
+def test_another_update_size_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert jobs.train(still(checkpoint=Checkpoint(save_steps=4)), tmp_path / "run") == [0]
+    train = Train(per_device_train_batch_size=4, num_train_epochs=2.0)
+    assert jobs.train(still(train=train), tmp_path / "run", resume="auto") == [1]
+    assert "8 samples per update, this run has 4" in capfd.readouterr().err
+
+
 class Counted(nn.Module):
     """A language model of one table, with the loss left to the task."""
 

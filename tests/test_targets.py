@@ -123,7 +123,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNa
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", ["mine.os.system", "mine.harmless", "mine.run", "mine.remove", "mine.functools.reduce", "mine.os"])
+@pytest.mark.parametrize(
+    "name", ["mine.os.system", "mine.harmless", "mine.run", "mine.remove", "mine.functools.reduce", "mine.os"]
+)
 def test_a_harmless_path_to_a_refused_object(module: SimpleNamespace, name: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         locate(name)
@@ -156,12 +158,21 @@ def test_build(module: SimpleNamespace) -> None:
     ("overrides", "expected"),
     [
         (["model._target_=mine.Net", "model.width=3"], None),
-        (["model._target_=mine.Net"], "model._target_=mine.Net (command line): needs the argument width; fix: model.width=VALUE"),
-        (["model._target_=mine.Net", "model.width=1", "model.depht=2"], "takes no argument depht; did you mean model.depth"),
+        (
+            ["model._target_=mine.Net"],
+            "model._target_=mine.Net (command line): needs the argument width; fix: model.width=VALUE",
+        ),
+        (
+            ["model._target_=mine.Net", "model.width=1", "model.depht=2"],
+            "takes no argument depht; did you mean model.depth",
+        ),
         (["model._target_=mine.Nett", "model.width=1"], "did you mean mine.Net"),
         (["model._target_=broken.Net"], "cannot be imported: SystemExit: no"),
         (["model._target_=nowhere.Net"], "there is no package nowhere here"),
-        (["model._target_=mine.Net", "model.width=1", "model.act._target_=torch.nn.ReLu"], "did you mean torch.nn.ReLU"),
+        (
+            ["model._target_=mine.Net", "model.width=1", "model.act._target_=torch.nn.ReLu"],
+            "did you mean torch.nn.ReLU",
+        ),
         (["data.collate_fn=mine.items"], None),
         (["data.collate_fn=mine.item"], "did you mean mine.items"),
         (["data.collate_fn=os.system"], "may not be named"),

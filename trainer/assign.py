@@ -32,6 +32,7 @@ class Assigner:
         self.cfg, self.origins, self.refuse = cfg, origins, refuse
         self.chosen = chosen
         """Groups whose option the command line chose."""
+        self.placed: set[int] = set()
 
     def merge(self, content: DictConfig, package: str, file: YamlFile | None) -> None:
         """Merge one file (or, without a file, one option of the schema) at its package."""
@@ -69,11 +70,10 @@ class Assigner:
         """An option of a slot replaces whatever was there; other typed configs (Hydra's) are merged."""
         if package:
             self.origins.forget(package)
-        with flag_override(self.cfg, "no_deepcopy_set_nodes", False):  # one option may fill two slots
-            if slot_of(package) == package:
-                OmegaConf.update(self.cfg, package, content, merge=False, force_add=True)
-            else:
-                OmegaConf.update(self.cfg, package, content, merge=True, force_add=True)
+        # one option may fill two slots: the second time it must be a copy
+        with flag_override(self.cfg, "no_deepcopy_set_nodes", id(content) not in self.placed):
+            OmegaConf.update(self.cfg, package, content, merge=slot_of(package) != package, force_add=True)
+        self.placed.add(id(content))
 
     def override(self, override: Override) -> None:
         """Apply one value of the command line (not Hydra's own settings)."""
@@ -98,7 +98,7 @@ class Assigner:
                 problem = self._update(key, value, COMMAND_LINE)
         if problem is not None:
             return self.refuse(key, replace(problem, value=typed if problem.value is not ... else ...))
-        self.origins.set(key, value, COMMAND_LINE)
+        self.origins.set(key, value, COMMAND_LINE, typed)
 
     def open_foreign(self) -> None:
         """Let plain mappings (foreign slots, free dictionaries) take new keys without a `+`."""
@@ -186,7 +186,7 @@ class Assigner:
     def _update(self, key: str, value: Any, origin: str) -> Problem | None:
         try:
             OmegaConf.update(self.cfg, key, value, merge=True, force_add=not self._is_typed(key))
-        except (OmegaConfBaseException, ValueError, TypeError) as error:
+        except (OmegaConfBaseException, ValueError, TypeError, OverflowError) as error:
             return self._wrong_type(key, value, origin, error)
         return None
 
@@ -240,7 +240,7 @@ def _leaves(node: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
         return
     for name in node:
         child: Any = node._get_node(name)
-        key = f"{prefix}.{name}" if prefix else str(name)
+        key = f"{prefix}.{name!s}" if prefix else str(name)
         if (
             isinstance(child, DictConfig)
             and not (child._is_none() or child._is_missing() or child._is_interpolation())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,7 @@ def _look(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     hydra = Hydra(task_name="train", config_loader=loader)
     GlobalHydra.instance().initialize(hydra)
     name, overrides = config_name(args), args.overrides
+    gc.disable()  # nothing here lives long; collecting took 7 % of `--cfg job`
     try:
         if args.help:
             from .help import help_text
@@ -106,6 +108,7 @@ def _look(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             except ValueError as error:
                 parser.error(" ".join(str(error).split()))
     finally:
+        gc.enable()
         GlobalHydra.instance().clear()
     return 0
 

@@ -1,13 +1,10 @@
-"""From overrides to one typed Config: Hydra's composition, step by step, so that every problem is found at once.
-
-`cfg` is Hydra's DictConfig with its `hydra` node, `config` the typed tree without it.
-"""
+"""From overrides to one typed Config: Hydra's composition, step by step, so that every problem is found at once."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,11 +27,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from . import config_sources, hydra_settings, targets
 from .assign import Assigner
+from .choices import wrong_choice
 from .config_sources import FileResult, Repository
+from .examine import flat, replaced_sections, unresolved, without_target
 from .origins import Origins
 from .problems import COMMAND_LINE, ConfigError, Problem, show
 from .schema import Config, checks
-from .schema.tree import MULTI_SLOTS, slot_of, slots
+from .schema.tree import slots
 
 CONFIG_NAME = "config"
 PACKAGED = Path(__file__).parent / "conf"
@@ -153,8 +152,10 @@ class _Composer:
         if "run" not in self.cfg.hydra:  # Hydra's own part could not be composed
             return Composition(self.cfg, None, self.origins, self.problems)
         self._assign(values)
+        for problem in replaced_sections(self.cfg):
+            self._refuse(problem.key, problem)
         self._complete_hydra(parsed)
-        self.problems += self._without_target()
+        self.problems += without_target(self.cfg, self.repo)
         config = self._convert()
         if config is not None:
             for problem in [*checks.check(config), *targets.check_names(config)]:
@@ -227,13 +228,11 @@ class _Composer:
             group = override.key_or_group
             if override.is_sweep_override():
                 continue
-            if (
-                not self.repo.group_exists(group)
-                or group.split("/")[0] == "schema"
-                or isinstance(override.value(), dict)
-            ):
+            # a key of 200 characters is no directory's name, and too long to look for one
+            is_group = len(group) <= 200 and group.split("/")[0] != "schema" and self.repo.group_exists(group)
+            if not is_group or isinstance(override.value(), dict):
                 values.append(override)
-            elif problem := self._wrong_choice(override, known):
+            elif problem := wrong_choice(override, known, self.repo):
                 self._refuse(group, problem)
             else:
                 if override.value() is None and not override.is_delete():  # experiment=null: none of them
@@ -243,36 +242,6 @@ class _Composer:
                     override = OverridesParser.create().parse_override(str(override.input_line).lstrip("+"))
                 groups.append(override)
         return groups, values
-
-    def _wrong_choice(self, override: Override, known: set[str]) -> Problem | None:
-        group, value = override.key_or_group, override.value()
-        line = str(override.input_line)
-        if override.is_delete():
-            return None
-        if override.is_force_add():
-            return Problem(key=line, origin=COMMAND_LINE, what=f"{group} is a group", fix=line.lstrip("+"))
-        names = value if isinstance(value, list) else [value]
-        for name in names:
-            if name is None and not isinstance(value, list):
-                continue
-            if not isinstance(name, str) or not self.repo.config_exists(f"{group}/{name}"):
-                from .schema import huggingface
-
-                fix = huggingface.choice(group, str(name)) or (
-                    f"{group}._target_={name}" if isinstance(name, str) and "." in name and slot_of(group) else None
-                )
-                return self.repo.unknown_option(group, show(name), COMMAND_LINE, fix)
-        if isinstance(value, list) and group not in ("logging", "callbacks") and known >= {group}:
-            return Problem(
-                key=group,
-                value=value,
-                origin=COMMAND_LINE,
-                what="takes one option, not a list",
-                fix=f"{group}={value[0] if value else 'null'}",
-            )
-        if override.is_add() and group in known and group != "experiment":
-            return Problem(key=line, origin=COMMAND_LINE, what=f"{group} is in the defaults list", fix=line.lstrip("+"))
-        return None
 
     def _merge_files(self, groups: list[Override]) -> None:
         """Hydra's defaults list, merged file by file onto the typed root."""
@@ -286,7 +255,7 @@ class _Composer:
                     self._refuse(key, self._unused_choice(key, meta.containing_config_path, overrides))
             overrides.ensure_deletions_used()
         except (HydraException, OmegaConfBaseException, ValueError, RecursionError, AssertionError) as error:
-            what = "the defaults lists include each other" if isinstance(error, RecursionError) else _flat(error)
+            what = "the defaults lists include each other" if isinstance(error, RecursionError) else flat(error)
             self.problems.append(Problem(key="defaults", origin=self._where(self.config_name), what=what))
             if not groups:
                 return
@@ -297,8 +266,9 @@ class _Composer:
             assign = Assigner(self.cfg, self.origins, self._refuse, {o.key_or_group for o in groups})
             for default in defaults:
                 loaded = self.repo.load_config(str(default.config_path))
-                if loaded is None or not isinstance(loaded.config, DictConfig) or default.config_path in self.repo.broken:
+                if default.config_path in self.repo.broken or loaded is None:
                     continue
+                assert isinstance(loaded.config, DictConfig)  # the careful reader takes nothing else
                 file = loaded.file if isinstance(loaded, FileResult) else None
                 package = default.package if default.package is not None else loaded.header["package"]
                 if file is not None and not default.primary and "searchpath" in (loaded.config.get("hydra") or {}):
@@ -309,7 +279,8 @@ class _Composer:
                 if file is not None and file.lines and package and package.split(".")[0] not in self.cfg:
                     what = f"its keys would go to {package}, which is no section"
                     fix = f"'# @package _global_' as the first line of {file.name}"
-                    self._refuse(package, Problem(key=str(default.config_path), origin=f"{file.name}:1", what=what, fix=fix))
+                    key = str(default.config_path)
+                    self._refuse(package, Problem(key=key, origin=f"{file.name}:1", what=what, fix=fix))
                     continue
                 assign.merge(loaded.config, package or "", file)
         _strip_defaults(self.cfg)
@@ -342,7 +313,7 @@ class _Composer:
                 ConfigLoaderImpl._apply_overrides_to_config([override], self.cfg)
                 self.origins.set(override.key_or_group, override.value(), COMMAND_LINE)
             except (HydraException, OmegaConfBaseException) as error:
-                reason = _flat(error.__cause__ or error).split(" full_key:")[0]
+                reason = flat(error.__cause__ or error).split(" full_key:")[0]
                 self._refuse(
                     override.key_or_group, Problem(key=str(override.input_line), origin=COMMAND_LINE, what=reason)
                 )
@@ -385,10 +356,10 @@ class _Composer:
         try:
             return to_config(self.cfg)
         except Exception as error:  # a resolver may raise anything; look for every value that cannot be had
-            found = list(self._examine(self.cfg, ""))
+            found = list(unresolved(self.cfg, self.repo))
             self.problems += [p for p in found if not any(_within(p.key, wrong) for wrong in self.wrong)]
             if not self.problems:
-                self.problems.append(Problem(key=str(getattr(error, "full_key", None) or "config"), what=_flat(error)))
+                self.problems.append(Problem(key=str(getattr(error, "full_key", None) or "config"), what=flat(error)))
         # with the slots among them empty the other values can still be checked
         empty = [p.key for p in found if p.key in slots()]
         self.wrong += empty
@@ -397,43 +368,6 @@ class _Composer:
         for key in empty:
             OmegaConf.update(self.cfg, key, None)
         return to_config(self.cfg)
-
-    def _examine(self, node: DictConfig | ListConfig, prefix: str) -> Iterator[Problem]:
-        """Missing values and broken interpolations, anywhere in the tree."""
-        keys: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
-        for name in keys:
-            child = node._get_node(name)
-            key = f"{prefix}.{name}" if prefix else str(name)
-            if key == "hydra" or child is None or isinstance(child, list):
-                continue
-            if child._is_missing():
-                options = self.repo.get_group_options(key) if "." not in key else []
-                fix = f"{key}={options[0]}" if options else f"{key}=VALUE"
-                yield Problem(key=key, what="has no value and needs one", allowed=", ".join(options) or None, fix=fix)
-            elif child._is_interpolation():
-                try:
-                    node[name]
-                except (OmegaConfBaseException, HydraException, RecursionError) as error:
-                    reason = "refers to itself" if isinstance(error, RecursionError) else _flat(error)
-                    yield Problem(key=key, value=child._value(), what=f"cannot be resolved: {reason}")
-            elif isinstance(child, DictConfig | ListConfig) and not child._is_none():
-                yield from self._examine(child, key)
-
-    def _without_target(self) -> Iterator[Problem]:
-        """Slots that hold a mapping which names no class."""
-        keys = [*slots(), *(f"{m}.{name}" for m in MULTI_SLOTS for name in OmegaConf.select(self.cfg, m) or ())]
-        for key in keys:
-            node = OmegaConf.select(self.cfg, key, throw_on_missing=False, throw_on_resolution_failure=False)
-            if isinstance(node, DictConfig) and "_target_" not in node:
-                yield self._no_target(key)
-
-    def _no_target(self, key: str) -> Problem:
-        group, name = key.split(".")[0], key.split(".")[-1]
-        options = self.repo.get_group_options(group) if group in ("logging", "callbacks", key) else []
-        what = f"{name} is not chosen" if name in options else "has no _target_"
-        chosen = [n for n in OmegaConf.select(self.cfg, key.rpartition(".")[0] or group) or [] if n != name]
-        fix = f"{group}=[{','.join([*chosen, name])}]" if name in options else f"{key}._target_=package.Class"
-        return Problem(key=key, what=what, allowed=", ".join(options) or None, fix=fix)
 
 
 def to_config(cfg: DictConfig) -> Config:
@@ -463,9 +397,3 @@ def _strip_defaults(node: Any) -> None:
 
 def _within(key: str, wrong: str) -> bool:
     return key == wrong or key.startswith(wrong + ".") or wrong.startswith(key + ".")
-
-
-def _flat(error: BaseException) -> str:
-    """An exception's message on one line, without Hydra's search path and OmegaConf's key report."""
-    text = str(error).split("\nConfig search path")[0].split("\n    full_key:")[0]
-    return " ".join(text.split()) or type(error).__name__

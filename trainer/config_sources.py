@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal import defaults_list
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 
 # importing the first two stores hydra/launcher=basic and hydra/sweeper=basic: no scan for plugins is needed
@@ -17,6 +18,7 @@ from hydra._internal.core_plugins import basic_launcher, basic_sweeper  # noqa: 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
 from hydra._internal.core_plugins.structured_config_source import StructuredConfigSource
+from hydra._internal.defaults_list import _create_interpolation_map
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
@@ -84,12 +86,18 @@ def _option(path: str) -> type | None:
     return OPTIONS.get(group, {}).get(name) if root == "schema" else None
 
 
+def _interpolation_map(overrides: Any, defaults: Any, self_added: bool, build: Any = _create_interpolation_map) -> Any:
+    """Hydra's, built only for a defaults list that has `${...}` in it: it took a quarter of every composition."""
+    return build(overrides, defaults, self_added) if any(d.is_interpolation() for d in defaults) else None
+
+
 def register() -> None:
     """Make the careful sources Hydra's."""
     for source in (_File, _Package, _Schema):
         # the plugin scan registers Hydra's own class for the scheme later and accepts one of the same name
         source.__name__ = source.__bases__[0].__name__
         SourcesRegistry.instance().types[source.scheme()] = source
+    defaults_list._create_interpolation_map = _interpolation_map  # type: ignore[assignment]
 
 
 class Repository(CachingConfigRepository):

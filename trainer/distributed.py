@@ -14,6 +14,10 @@ T = TypeVar("T")
 _control: dist.ProcessGroup | None = None
 """Gloo group on the CPU for what the ranks agree on: flags neither wait for a GPU nor mix with gradient traffic."""
 
+_store: dist.Store | None = None
+"""Where the ranks meet again after ``close``, between keep_store and forget_store."""
+_meetings = 0
+
 
 def rank() -> int:
     """This process's number, 0 in a single process."""
@@ -47,7 +51,14 @@ def init(backend: str | None, timeout_s: float, device: torch.device) -> None:
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id)
         return
-    dist.init_process_group(backend, timeout=timeout, device_id=device_id)
+    if _store is None:
+        dist.init_process_group(backend, timeout=timeout, device_id=device_id)
+    else:
+        store = dist.PrefixStore(f"trainer/{_meetings}", _store)  # type: ignore[assignment]
+        rank_, size = rank(), world_size()
+        dist.init_process_group(
+            backend, store=store, rank=rank_, world_size=size, timeout=timeout, device_id=device_id
+        )
     _control = dist.new_group(backend="gloo", timeout=timeout)
 
 
@@ -57,6 +68,32 @@ def close() -> None:
     _control = None
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def keep_store() -> None:
+    """From here on the ranks can leave their process group and make another; and tell each other what went wrong when
+    no collective works any more."""
+    global _store, _meetings
+    if _control is not None and _store is None:
+        _store = dist.distributed_c10d._get_default_store()
+    _meetings += 1
+
+
+def forget_store() -> None:
+    """The end of what keep_store began."""
+    global _store
+    _store = None
+
+
+def raise_flag(name: str) -> None:
+    """Tell the other ranks something, without their help; needs keep_store."""
+    if _store is not None:
+        _store.set(f"trainer/{_meetings}/{name}", "1")
+
+
+def flag_is_up(name: str) -> bool:
+    """Whether any rank raised this flag since the last keep_store; needs keep_store."""
+    return _store is not None and _store.check([f"trainer/{_meetings}/{name}"])
 
 
 def barrier() -> None:
@@ -75,7 +112,7 @@ def broadcast(value: T) -> T:
 
 
 def gather(value: T) -> list[T] | None:
-    """Every rank's ``value`` (small, JSON-able) in rank order on rank 0, None elsewhere."""
+    """Every rank's ``value`` (JSON-able, or numpy arrays) in rank order on rank 0, None elsewhere."""
     if _control is None:
         return [value]
     values: list[Any] | None = [None] * world_size() if is_main() else None

@@ -7,14 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import durable
 
 
-def export_weights(model: nn.Module, weights: dict[str, Tensor], directory: Path) -> None:
-    """Write ``weights`` (a whole state dict on the CPU) as `model.safetensors`, in one rename of the directory.
+def export_weights(
+    model: nn.Module, weights: dict[str, Tensor], directory: Path, *, safetensors: bool = True
+) -> None:
+    """Write ``weights`` (a whole state dict on the CPU) as `model.safetensors`, in one rename of the directory; or as
+    `pytorch_model.bin`.
 
     Tensors that share memory (tied weights) are written once, under the first name. A transformers model's config goes
     with it, so that from_pretrained loads the directory.
@@ -25,8 +29,11 @@ def export_weights(model: nn.Module, weights: dict[str, Tensor], directory: Path
     unique: dict[int, str] = {}
     for name, tensor in weights.items():
         unique.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name)
-    kept = {name: weights[name].contiguous() for name in unique.values()}
-    save_file(kept, temporary / "model.safetensors", metadata={"format": "pt"})
+    if safetensors:
+        kept = {name: weights[name].contiguous() for name in unique.values()}
+        save_file(kept, temporary / "model.safetensors", metadata={"format": "pt"})
+    else:
+        torch.save(weights, temporary / "pytorch_model.bin")
     config: Any = getattr(getattr(model, "module", model), "config", None)
     if hasattr(config, "save_pretrained"):
         config.save_pretrained(temporary)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from .problems import Problem
 
@@ -15,8 +16,16 @@ PLUGINS = {
 }
 
 
-def check(hydra: DictConfig, mode: RunMode) -> Iterator[Problem]:
+def check(hydra: DictConfig, mode: RunMode) -> list[Problem]:
     """Problems of the composed `hydra` node."""
+    try:
+        return list(_check(hydra, mode))
+    except OmegaConfBaseException as error:
+        key = str(getattr(error, "full_key", None) or "hydra")
+        return [Problem(key=key, what=f"cannot be resolved: {str(error).splitlines()[0]}")]
+
+
+def _check(hydra: DictConfig, mode: RunMode) -> Iterator[Problem]:
     for name, target in PLUGINS.items():
         if hydra[name]._target_ != target:
             what = f"only Hydra's basic {name} is supported"

@@ -79,6 +79,8 @@ def join(prepare: Callable[[], Prepared]) -> int:
     """
     from torch.distributed.rendezvous import rendezvous
 
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _die_with_parent()
     # env://: torchrun's own store, or one that rank 0 opens on MASTER_PORT and init_process_group will share
     store, rank, _ = next(rendezvous("env://"))
     prepared: Prepared | None = None
@@ -122,6 +124,8 @@ def train_here(config: Config, directory: Path) -> Outcome:
             from .logging.log_file import log_file
 
             levels = config.logging.log_level, config.logging.log_level_replica
+            if rank and config.logging.log_on_each_node and int(os.environ.get("LOCAL_RANK", rank)) == 0:
+                levels = levels[0], levels[0]
             with log_file(directory, rank=rank, level=levels[0], level_replica=levels[1]):
                 from .runner import run
 
@@ -260,14 +264,19 @@ def _first_cause(outcomes: Iterator[tuple[int, Outcome]]) -> tuple[int, Outcome]
 def rank_main() -> None:
     """A rank's process: config from stdin, outcome to the pipe."""
     config, directory, parent = pickle.load(sys.stdin.buffer)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no rank outlives its launcher
+    _die_with_parent()
     if os.getppid() != parent:
         os._exit(1)
     outcome = train_here(config, directory)
     with os.fdopen(int(os.environ["TRAINER_OUTCOME_FD"]), "wb") as pipe:
         pickle.dump(outcome, pipe)
     sys.exit(EXIT_CODES[outcome.status])
+
+
+def _die_with_parent() -> None:
+    """No rank outlives its launcher, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _free_port() -> int:

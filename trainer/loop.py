@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from .parallel.engine import Engine, StepOutput
 from .schema.train import NanPolicy
 from .state import Control, State
 from .task.task import Task
+from .tokens import TokenCounter
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,14 @@ class Loop:
     fp16: bool
     """Overflows are the gradient scaler's business then; only a bad loss counts as not finite."""
     token_weights: bool
-    """Weigh micro-batches by the task's item counts (tokens), over all ranks; else by samples."""
+    """Weigh micro-batches by the task's item counts (tokens); else by samples."""
+    average_tokens: bool = True
+    """Those counts are of all ranks; else of this one."""
+    tokens: TokenCounter | None = None
+    nan_inf_filter: bool = True
+    save_on_signal: bool = True
+    started: float = 0.0
+    """When this process began to train."""
     best: Best
     evaluate: Callable[[], dict[str, float]]
     save: Callable[[], None]
@@ -70,19 +79,22 @@ class Loop:
                 rate = self.optimizer.param_groups[0]["lr"]
                 out = self.step(micro_batches)
                 state.step += 1
+                epoch_end |= state.step >= state.max_steps  # a run that ends within an epoch ends it
                 state.epoch = self.data.progress
                 events.on_step_end(state, control)
+                if epoch_end:  # before the checkpoint of this step: a resume goes on in the next epoch
+                    events.on_epoch_end(state, control)
                 self.after_step(out, rate, epoch_end)
                 if control.should_training_stop or state.step >= state.max_steps:
                     break
-            if epoch_end:
-                events.on_epoch_end(state, control)
         events.on_train_end(state, control)
         return self.interrupts.status or "completed"
 
     def step(self, micro_batches: list[MicroBatch]) -> StepOutput:
         """One optimizer update: accumulate, backpropagate, clip, update."""
         engine, meter, last = self.engine, self.meter, len(micro_batches) - 1
+        if self.tokens is not None:
+            self.tokens.add(micro_batches)
         if self.token_weights:
             micro_batches = self.weigh_by_items(micro_batches)
         guard = self.nan_policy is not NanPolicy.abort
@@ -105,13 +117,16 @@ class Loop:
         return out
 
     def weigh_by_items(self, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
-        """Divisors by which every item (token) of the update counts the same, over all ranks."""
+        """Divisors by which every item (token) of the update counts the same, over all ranks or over this one's."""
         world = distributed.world_size()
         if world == 1 and len(micro_batches) == 1:
             return micro_batches
         items = [self.task.num_items(batch) for batch, _ in micro_batches]
         counts = [int(n or 0) * math.isfinite(divisor) for n, (_, divisor) in zip(items, micro_batches, strict=True)]
-        total = distributed.all_sum(sum(counts))
+        if not self.average_tokens:
+            total, world = sum(counts), 1
+        else:
+            total = distributed.all_sum(sum(counts))
         return [
             (batch, total / (count * world) if count else math.inf)
             for (batch, _), count in zip(micro_batches, counts, strict=True)
@@ -133,6 +148,7 @@ class Loop:
             self.rollback()
         else:
             logger.warning("%s: not finite, update skipped", message)
+        self.meter.left_out += 1
 
     def after_step(self, out: StepOutput, rate: float, epoch_end: bool) -> None:
         """Log, evaluate, save and stop, where it is due or was asked for; the ranks agree on it."""
@@ -151,10 +167,13 @@ class Loop:
             control.should_evaluate = False
             save |= self.evaluate_and_compare() and intervals.save_best
             interrupted |= self.agree()
-        if save or control.should_save or interrupted:
+        on_signal = interrupted and (self.save_on_signal or self.interrupts.status == "stopped")
+        if save or control.should_save or on_signal:
             control.should_save = False
             if not math.isfinite(self.meter.total):
                 raise NotFinite(f"step {step}: the loss is not finite; no checkpoint is made of it")
+            if self.tokens is not None:
+                state.num_input_tokens_seen = self.tokens.total()
             self.save()
             self.agree()
 
@@ -184,12 +203,26 @@ class Loop:
 
     def log_training(self, rate: float) -> None:
         """One record: the mean loss since the last one, the last step's gradient norm and learning rate."""
-        loss, norm = self.meter.reduce(), self.meter.grad_norm
+        steps, loss, norm = self.meter.steps, self.meter.reduce(), self.meter.grad_norm
         record = {"loss": loss, "grad_norm": None if norm is None else float(norm), "learning_rate": rate}
+        if left_out := self.meter.left_out:
+            record["nan_inf_count"], self.meter.left_out = left_out, 0
+            if not (self.nan_inf_filter and steps):
+                record["loss"] = math.nan
+        record |= self.token_metrics()
         self.log(record)
         self.events.on_log(self.state, self.control, record)
         if not math.isfinite(loss):
             raise NotFinite(f"step {self.state.step}: the mean loss since the last log is {loss}")
+
+    def token_metrics(self) -> dict[str, float]:
+        """What a record says about tokens (collective where they are counted)."""
+        if self.tokens is None:
+            return {}
+        seen = self.state.num_input_tokens_seen = self.tokens.total()
+        rate = (seen - self.tokens.resumed) / (time.perf_counter() - self.started)
+        total = {"num_input_tokens_seen": seen} if self.tokens.reports_total else {}
+        return total | {"train_tokens_per_second": rate}
 
     def evaluate_and_compare(self) -> bool:
         """Evaluate, log, tell the callbacks; True when the metric is the best so far."""

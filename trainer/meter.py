@@ -14,6 +14,8 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.total = torch.zeros((), device=device)
         self.steps = 0
+        self.left_out = 0
+        """Updates since the last log that were not finite, and are in no mean."""
         self.grad_norm: Tensor | None = None
         self.whole = 0.0
         """Sum over all steps up to the last reduce() of the steps' mean losses."""
@@ -38,8 +40,10 @@ class Meter:
 
     def state_dict(self) -> dict[str, float | int]:
         """This rank's sums; floats are exact in JSON."""
-        return {"total": float(self.total), "steps": self.steps, "whole": self.whole}
+        numbers = {"total": float(self.total), "steps": self.steps, "whole": self.whole}
+        return numbers | ({"left_out": self.left_out} if self.left_out else {})
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
         self.total.fill_(float(state["total"]))
         self.steps, self.whole = int(state["steps"]), float(state["whole"])
+        self.left_out = int(state.get("left_out", 0))

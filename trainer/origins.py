@@ -14,6 +14,8 @@ class Origins:
 
     def __init__(self) -> None:
         self._of: dict[str, str] = {}
+        self._typed: dict[str, str] = {}
+        """Values of the command line, as they were typed."""
 
     def __getitem__(self, key: str) -> str:
         """The origin of ``key``: its own, that of the list or mapping it was given in, or that of a key inside it."""
@@ -25,8 +27,11 @@ class Origins:
         inside = [origin for k, origin in self._of.items() if k.startswith(whole + ".")]
         return inside[-1] if inside else DEFAULT
 
-    def set(self, key: str, value: Any, origin: str) -> None:
+    def set(self, key: str, value: Any, origin: str, typed: str | None = None) -> None:
         """Note that ``key`` got ``value``; a mapping's keys are noted one by one."""
+        self._typed.pop(key, None)
+        if typed is not None:
+            self._typed[key] = typed
         key = key.replace("[", ".").replace("]", "")
         if isinstance(value, dict) and value:
             for name, child in value.items():
@@ -42,5 +47,7 @@ class Origins:
             del self._of[known]
 
     def fill(self, problems: Iterable[Problem]) -> list[Problem]:
-        """The problems with their origin."""
-        return [p if p.origin else replace(p, origin=self[p.key]) for p in problems]
+        """The problems with their origin, and their value as it was typed."""
+        return [
+            p if p.origin else replace(p, origin=self[p.key], value=self._typed.get(p.key, p.value)) for p in problems
+        ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -68,4 +69,39 @@ def to_fp32(value: Any) -> Any:
         return type(value)(*map(to_fp32, value))
     if isinstance(value, (list, tuple)):
         return type(value)(map(to_fp32, value))
+    return value
+
+
+@contextmanager
+def full_eval(model: nn.Module, precision: Precision) -> Iterator[None]:
+    """Inside: floating-point weights, buffers and inputs in the evaluation's own format, answers in fp32. Afterwards the
+    weights are the very tensors they were."""
+    if not (precision.bf16_full_eval or precision.fp16_full_eval):
+        yield
+        return
+    dtype = torch.bfloat16 if precision.bf16_full_eval else torch.float16
+    kept = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    hooks = [
+        model.register_forward_pre_hook(lambda _, args, kwargs: _cast((args, kwargs), dtype), with_kwargs=True),
+        model.register_forward_hook(lambda _, args, output: to_fp32(output)),
+    ]
+    try:
+        for tensor, data in kept:
+            tensor.data = data.to(dtype)
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
+        for hook in hooks:
+            hook.remove()
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """``value`` with its floating-point tensors in a format, through dicts, lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {k: _cast(v, dtype) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_cast(v, dtype) for v in value)
     return value

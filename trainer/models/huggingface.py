@@ -12,4 +12,7 @@ def causal_lm(node: schema.HFCausalLM) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(node.model_type, **node.config))
+    if getattr(model, "loss_type", "") is None:
+        # transformers 5.23 cannot tell it from the name GPT2LMHeadModel, and warns before it takes this one
+        model.loss_type = "ForCausalLM"  # type: ignore[assignment]
     return model

@@ -108,6 +108,8 @@ class DeepSpeedEngine(Engine):
                 "stage": self._node.zero_stage,
                 "reduce_bucket_size": self._node.reduce_bucket_size,
                 "overlap_comm": self._node.overlap_comm,
+                # Small parameters, too, always come the way of the 16-bit gathers: kept ones differ in the first step.
+                "param_persistence_threshold": 0,
             },
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,

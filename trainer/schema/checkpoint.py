@@ -37,3 +37,18 @@ class Checkpoint:
     resume_from_checkpoint: str | None = None
     """`auto` (the newest checkpoint of this run's directory, or of the newest unfinished run with the same config) or a
     checkpoint's path (HF: resume_from_checkpoint)."""
+    ignore_data_skip: bool = False
+    """A resumed run begins its epoch's data anew instead of going on after the last batch (HF: ignore_data_skip). The
+    steps go on counting, so such a run ends elsewhere than the uninterrupted one."""
+    restore_callback_states_from_checkpoint: bool = True
+    """Callbacks go on from their state in the checkpoint; false: they start afresh (HF:
+    restore_callback_states_from_checkpoint, false by default: its early stopping forgets)."""
+    enable_jit_checkpoint: bool = True
+    """SIGTERM and SIGUSR1 write a checkpoint before the run ends; false: the run ends with the last one it has (HF:
+    enable_jit_checkpoint, false by default). Ctrl-C always writes one."""
+    save_safetensors: bool = True
+    """Write `model/` as safetensors; false: as pytorch_model.bin, with torch.save (HF 4.x: save_safetensors).
+    Checkpoints are safetensors in any case."""
+    save_on_each_node: bool = False
+    """Must be false: every rank writes its own part of a checkpoint into the run's directory, which all nodes share (HF:
+    save_on_each_node, for nodes without a common file system)."""

@@ -24,7 +24,23 @@ Rule = Callable[[Config], Iterator[Problem]]
 
 def check(config: Config) -> list[Problem]:
     """Every problem of ``config``; where it came from is filled in by the caller."""
+    if misplaced := list(_misplaced(config, "")):
+        return misplaced
     return [problem for rule in RULES for problem in rule(config)]
+
+
+def _misplaced(node: Any, key: str) -> Iterator[Problem]:
+    """Whole sections where a value belongs: OmegaConf lets an interpolation put them there."""
+    for f in fields(node):
+        value, name = getattr(node, f.name), f"{key}.{f.name}" if key else f.name
+        declared = str(f.type)
+        if is_dataclass(value) and not isinstance(value, type):
+            if declared in ("Any", type(value).__name__):
+                yield from _misplaced(value, name)
+            else:
+                yield Problem(key=name, what=f"refers to a whole {type(value).__name__}, not to a value")
+        elif isinstance(value, dict | list) and not declared.startswith(("Any", type(value).__name__)):
+            yield Problem(key=name, value=value, what="refers to a mapping or list, not to a value")
 
 
 def bounds(config: Config) -> Iterator[Problem]:

@@ -8,10 +8,12 @@ from typing import Any
 from omegaconf import MISSING
 
 from .checkpoint import Checkpoint
+from .compile import Compile
 from .data import Data
 from .evaluation import Evaluation
 from .launch import Launch
 from .logging import Logging
+from .memory import Memory
 from .precision import Precision
 from .run import Run
 from .train import Train
@@ -30,6 +32,8 @@ class Config:
     scheduler: Any = MISSING
     precision: Precision = field(default_factory=Precision)
     parallel: Any = MISSING
+    memory: Memory = field(default_factory=Memory)
+    compile: Compile = field(default_factory=Compile)
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     logging: Logging = field(default_factory=Logging)

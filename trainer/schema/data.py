@@ -10,6 +10,14 @@ from omegaconf import MISSING
 from .fields import Choice, number
 
 
+class SamplingStrategy(Choice):
+    """The order of the training samples: shuffled, as they come, or shuffled with samples of like length together."""
+
+    random = "random"
+    sequential = "sequential"
+    group_by_length = "group_by_length"
+
+
 class MultiprocessingContext(Choice):
     fork = "fork"
     spawn = "spawn"
@@ -23,9 +31,25 @@ class Data:
     train_dataset: Any = MISSING
     """Map-style or iterable dataset; an item is a dict of tensors, numbers or lists, or an (input, target) tuple."""
     eval_dataset: Any = None
-    """Dataset for evaluation; required when evaluation.eval_strategy is not `no`."""
+    """Dataset for evaluation; required when evaluation.eval_strategy is not `no`. Several: a mapping of names to datasets
+    gives `eval_<name>_loss` and so on, all in one record (HF: a dict as eval_dataset, a record for each)."""
+    predict_dataset: Any = None
+    """Dataset for run.do_predict; items need no target."""
     collate_fn: str | None = None
     """Dotted name of a function from a list of items to a batch; it replaces the default collation."""
+    remove_unused_columns: bool = True
+    """Leave out of a batch what the model's forward does not take and is no target; false collates every key of an item
+    (HF: remove_unused_columns). A collate_fn of your own gets whole items in any case, as does a task of your own."""
+    label_names: list[str] | None = None
+    """Keys of a dict batch that hold the targets; several make a tuple. None: the first of `labels`, `label`, `target`
+    that is there (HF: label_names, there found in the names of forward's arguments)."""
+    train_sampling_strategy: SamplingStrategy = SamplingStrategy.random
+    """The order of the training samples, a function of the seed and the epoch (HF: train_sampling_strategy; its
+    batch_rebalance is not offered). group_by_length sorts within up to 50 updates, which saves padding; an item's length
+    is its length_column_name, else that of its `input_ids` or of its first sequence, measured once at the start.
+    Evaluation keeps its order (in HF it is grouped too)."""
+    length_column_name: str = "length"
+    """Where group_by_length finds an item's length (HF: length_column_name)."""
     data_seed: int | None = None
     """Seed of the data order (HF: data_seed). Default: run.seed."""
     dataloader_drop_last: bool = False
@@ -38,8 +62,20 @@ class Data:
     """Keep the workers alive from epoch to epoch (HF: dataloader_persistent_workers)."""
     dataloader_prefetch_factor: int | None = number(None, minimum=1)
     """Batches that each worker fetches ahead; torch's default is 2 (HF: dataloader_prefetch_factor)."""
+    dataloader_in_order: bool = True
+    """False: a worker never waits for a slower one, and the micro-batches of an update come as they are ready; updates
+    keep their samples and their order (HF: dataloader_in_order, which mixes those too). Sums then differ in the last
+    bits from run to run."""
     dataloader_multiprocessing_context: MultiprocessingContext | None = None
     """How workers start; None is the platform's default (HF: dataloader_multiprocessing_context)."""
+
+
+def named_sets(node: Any) -> dict[str, Any]:
+    """The datasets of data.eval_dataset by name; a single one has the name ``""``."""
+    if node is None:
+        return {}
+    several = isinstance(node, dict) and "_target_" not in node
+    return dict(node) if several else {"": node}
 
 
 @dataclass(kw_only=True, slots=True)

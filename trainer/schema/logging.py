@@ -9,6 +9,12 @@ from .evaluation import IntervalStrategy
 from .fields import Choice, number
 
 
+class TokenCount(Choice):
+    no = "no"
+    all = "all"
+    non_padding = "non_padding"
+
+
 class LogLevel(Choice):
     debug = "debug"
     info = "info"
@@ -27,12 +33,27 @@ class Logging:
     """Interval for logging_strategy=steps; below 1 a share of all steps (HF: logging_steps)."""
     logging_first_step: bool = False
     """Log step 1 too (HF: logging_first_step)."""
+    logging_nan_inf_filter: bool = True
+    """What train.nan_policy=skip and rollback left out is counted in `nan_inf_count`; with true the logged loss is the
+    mean of the other updates, with false it is nan (HF: logging_nan_inf_filter, which puts the running mean in place of
+    a bad loss and tells nobody, and drops bad evaluation losses; here those stay)."""
+    include_num_input_tokens_seen: TokenCount = TokenCount.no
+    """Log `num_input_tokens_seen` and `train_tokens_per_second`, over all ranks (HF: include_num_input_tokens_seen).
+    Counted are the elements of the model's main input; `non_padding` leaves out what attention_mask masks, or else what
+    is the model config's pad_token_id. A resumed run goes on counting."""
+    include_tokens_per_second: bool = False
+    """Log `train_tokens_per_second`, since this process started training (HF 4.x: include_tokens_per_second)."""
+    skip_memory_metrics: bool = True
+    """False adds `init_mem_*` and `train_mem_*` to the end's record: bytes gained, and the peak beyond the larger of
+    start and end, of the process (`cpu`) and of the GPU (`gpu`), on rank 0 (HF: skip_memory_metrics)."""
     disable_tqdm: bool | None = None
     """True: plain lines instead of a progress bar; None: plain lines where stdout is no terminal (HF: disable_tqdm)."""
     log_level: LogLevel = LogLevel.info
     """Level of train.log; stderr gets warnings and worse (HF: log_level)."""
     log_level_replica: LogLevel = LogLevel.warning
     """Level on the other ranks (HF: log_level_replica)."""
+    log_on_each_node: bool = True
+    """log_level holds for the first rank of each machine; false: for rank 0 alone (HF: log_on_each_node)."""
     reporter_timeout: float = number(60.0, above=0)
     """Seconds one call of a reporter may take; then it is switched off with a warning and the run goes on."""
     reporters: dict[str, Any] = field(default_factory=dict)

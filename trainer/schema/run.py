@@ -21,5 +21,19 @@ class Run:
     """Seeds model initialisation, data order and dropout (HF: seed)."""
     full_determinism: bool = False
     """torch.use_deterministic_algorithms and cuBLAS's deterministic workspace (HF: full_determinism). Slower on GPUs."""
+    debug: str = ""
+    """Words, separated by spaces (HF: debug). `underflow_overflow`: the first nan or infinity in a module's weights,
+    inputs or outputs ends the run, naming module and batch, with the largest and smallest numbers of the modules before
+    it in train.log; slow. `tpu_metrics_debug`: torch_xla's metrics in train.log after each evaluation."""
+    do_train: bool = True
+    """Train. False: evaluate or predict with the weights of checkpoint.resume_from_checkpoint (with `auto`, those of the
+    newest run with the same config), or else with the model's own, and leave that run as it is (HF: do_train, false by
+    default, for scripts to read)."""
+    do_eval: bool = False
+    """Evaluate the final weights: after training those that `model/` holds, unless the last step's evaluation was of
+    these (HF: do_eval, for scripts to read; eval_strategy alone says when training evaluates)."""
+    do_predict: bool = False
+    """Predict data.predict_dataset with the final weights: predictions.safetensors (`predictions`, `label_ids`) in the
+    data's order, and `test_*` metrics where it has labels (HF: do_predict, for scripts to read)."""
     use_cpu: bool = False
     """Train on the CPU although accelerators are visible (HF: use_cpu)."""

@@ -31,6 +31,20 @@ class Train:
     each sample of an update weighs the same (HF gives a short last micro-batch the weight of a full one)."""
     max_grad_norm: float = number(1.0, minimum=0)
     """Global gradient norm to clip to; 0 clips nothing and still logs the norm (HF: max_grad_norm)."""
+    average_tokens_across_devices: bool = True
+    """Weigh each token of an update the same over all ranks; false: over the tokens of the rank it is on, so that ranks
+    count the same whatever they hold (HF: average_tokens_across_devices). For tasks that count items, as language
+    modeling does; the others weigh samples."""
+    label_smoothing_factor: float = number(0.0, minimum=0, maximum=1)
+    """e in (1 - e) * NLL + e * mean over classes of -log p, in training and evaluation alike (HF:
+    label_smoothing_factor). The model's own loss is not used then: it is called without the labels."""
+    neftune_noise_alpha: float | None = number(None, above=0)
+    """Adds uniform noise in +-alpha / sqrt(sequence length * width) to the input embeddings while training (HF:
+    neftune_noise_alpha; Jain et al. 2023)."""
+    auto_find_batch_size: bool = False
+    """When memory runs out, start over from step 0 with 0.9 times per_device_train_batch_size, rounded down (HF:
+    auto_find_batch_size). The config keeps its number; the log and `train_batch_size` in the manifest say what fits. All
+    ranks shrink together. A run that goes on from a checkpoint keeps that checkpoint's size."""
     nan_policy: NanPolicy = NanPolicy.abort
     """When gradients are not finite: `abort` the run, `skip` the update, or `rollback` to the newest checkpoint and go on
     after the bad batch. `abort` looks at every step on a CPU and at every log on a GPU (no synchronisation between);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,15 +11,22 @@ from hydra.utils import get_object
 
 from ..build import build
 from .criterion import Criterion
-from .task import Output, Task
+from .task import Output, Supervised, Task
 
 __all__ = ["Output", "Task", "make_task"]
 
 METHODS = ("loss", "evaluate", "metrics", "summarise", "num_items")
 
 
-def make_task(node: Any) -> Task:
+def make_task(node: Any, *, label_names: Sequence[str] | None = None, label_smoothing: float = 0.0) -> Task:
     """The task of a node: ours, a class with Task's methods, or a loss of (output, target) as a class or function."""
+    task = _make_task(node)
+    if isinstance(task, Supervised):
+        task.label_names, task.label_smoothing = label_names, label_smoothing
+    return task
+
+
+def _make_task(node: Any) -> Task:
     built = _loss_function(node) or build(node)
     if all(callable(getattr(built, method, None)) for method in METHODS):
         return built  # type: ignore[no-any-return]

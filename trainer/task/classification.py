@@ -22,7 +22,7 @@ class Classification(Supervised):
         self.node = node
 
     def criterion(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(output, target)
+        return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
 
     def metrics(self) -> dict[str, Metric]:
         return {name: build(metric) for name, metric in self.node.metrics.items()}

@@ -27,7 +27,13 @@ class LanguageModeling(Supervised):
     def criterion(self, output: Tensor, target: Tensor) -> Tensor:
         # the labels are shifted, not the logits: no copy of (B, T, V) forward and backward
         target = F.pad(target, (0, 1), value=IGNORED)[..., 1:]
-        total = F.cross_entropy(output.flatten(0, -2), target.flatten(), ignore_index=IGNORED, reduction="sum")
+        total = F.cross_entropy(
+            output.flatten(0, -2),
+            target.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
         return total / num_predicted(target).clamp(min=1)
 
     def summarise(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -37,7 +43,7 @@ class LanguageModeling(Supervised):
             return {"perplexity": math.inf}
 
     def num_items(self, batch: Any) -> Tensor | None:
-        target = target_of(batch)
+        target = target_of(batch, self.label_names)
         return None if target is None else num_predicted(target[..., 1:])
 
 

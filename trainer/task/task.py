@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -52,7 +52,13 @@ class Task(ABC):
 
 
 class Supervised(Task):
-    """A task that compares a model's output with a target. The loss is the model's own if it returns one."""
+    """A task that compares a model's output with a target. The loss is the model's own if it returns one, unless labels
+    are smoothed: then the model does not get them."""
+
+    label_names: Sequence[str] | None = None
+    """data.label_names."""
+    label_smoothing: float = 0.0
+    """train.label_smoothing_factor, for the criteria that know it."""
 
     @abstractmethod
     def criterion(self, output: Any, target: Tensor) -> Tensor:
@@ -62,39 +68,64 @@ class Supervised(Task):
         return self.evaluate(model, batch).loss
 
     def evaluate(self, model: nn.Module, batch: Any) -> Output:
-        output, target = call(model, batch)
+        target = target_of(batch, self.label_names)
+        output = call(model, batch, without=self.target_names if self.label_smoothing else ())
         loss, predictions = (None, output) if isinstance(output, Tensor) else unpack(output)
         if loss is None:
             if target is None:
                 raise ValueError(
                     f"no loss: {type(model).__name__} returned none, and the batch ({', '.join(batch)}) has no target; "
-                    f"name it one of {', '.join(TARGET_KEYS)}"
+                    f"name it one of {', '.join(self.target_names)}, or set data.label_names"
                 )
             loss = self.criterion(predictions, target)
         return Output(loss, predictions, target)
 
+    @property
+    def target_names(self) -> Sequence[str]:
+        """Keys of a dict batch that may hold the targets."""
+        return TARGET_KEYS if self.label_names is None else self.label_names
 
-def call(model: nn.Module, batch: Any) -> tuple[Any, Any]:
-    """The model's output and the target: `model(**batch)` with the keys that forward accepts, or `model(input)`."""
+    def columns(self, model: nn.Module) -> frozenset[str] | None:
+        """The keys of a dict item that this task and the model use; None where anything may be used."""
+        own = type(self)
+        if own.loss is not Supervised.loss or own.evaluate is not Supervised.evaluate:
+            return None
+        parameters = inspect.signature(model.forward).parameters.values()
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        # a transformers model's **kwargs are no columns of the data
+        if takes_any and not hasattr(model, "main_input_name"):
+            return None
+        return frozenset(p.name for p in parameters) | frozenset(self.target_names)
+
+
+def call(model: nn.Module, batch: Any, *, without: Sequence[str] = ()) -> Any:
+    """The model's output: `model(**batch)` with the keys that forward accepts, or `model(input)`."""
     if isinstance(batch, Mapping):
         accepted = accepted_keys(model)
         inputs = batch if accepted is None else {key: value for key, value in batch.items() if key in accepted}
+        if without:
+            inputs = {key: value for key, value in inputs.items() if key not in without}
         if not inputs:
             raise TypeError(
                 f"{type(model).__name__}.forward takes {', '.join(sorted(accepted or ()))}; "
                 f"the batch has none of these, but {', '.join(map(str, batch))}"
             )
-        return model(**inputs), target_of(batch)
+        return model(**inputs)
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return model(batch[0]), batch[1]
+        return model(batch[0])
     raise TypeError(f"a batch is a dict or an (input, target) pair, not {type(batch).__name__}")
 
 
-def target_of(batch: Any) -> Any:
-    """What the output is compared with; None if the batch has nothing of the kind."""
-    if isinstance(batch, Mapping):
+def target_of(batch: Any, names: Sequence[str] | None = None) -> Any:
+    """What the output is compared with: the first of TARGET_KEYS, or what stands under ``names`` (a tuple of several);
+    None if the batch has nothing of the kind."""
+    if not isinstance(batch, Mapping):
+        return batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else None
+    if names is None:
         return next((batch[key] for key in TARGET_KEYS if key in batch), None)
-    return batch[1]
+    if any(name not in batch for name in names):
+        return None
+    return batch[names[0]] if len(names) == 1 else tuple(batch[name] for name in names)
 
 
 def unpack(output: Any) -> tuple[Tensor | None, Any]:

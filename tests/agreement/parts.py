@@ -1,0 +1,88 @@
+"""What both sides train: models of about 5,000 parameters with norms and biases, and 49 samples, which no batch size divides."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+FEATURES, WIDTH, CLASSES, SAMPLES, HELD_OUT = 12, 32, 10, 49, 21
+VOCABULARY, TOKENS = 48, 10
+GPT2: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "n_positions": TOKENS,
+    "n_embd": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "attn_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "resid_pdrop": 0.0,
+    "initializer_range": 0.1,
+}
+
+
+class Net(nn.Module):
+    """A plain module: features to logits."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.inner, self.norm = nn.Linear(FEATURES, WIDTH), nn.LayerNorm(WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.dropout = nn.Dropout(dropout)
+        self.final_norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.inner(x)
+        x = x + self.dropout(self.down(F.gelu(self.up(self.norm(x)))))
+        return self.head(self.final_norm(x))
+
+
+class ScoredNet(Net):
+    """The same module when it returns its own loss, as the Trainer wants it."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__(dropout)
+        self.config = SimpleNamespace()  # the Trainer's label smoothing reads an attribute of it
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = super().forward(x)
+        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+class Points(Dataset[dict[str, Any]]):
+    """Random features, with a class that depends on them."""
+
+    def __init__(self, held_out: bool = False) -> None:
+        generator = torch.Generator().manual_seed(2 if held_out else 1)
+        self.x = torch.randn(HELD_OUT if held_out else SAMPLES, FEATURES, generator=generator)
+        self.labels = self.x[:, :CLASSES].argmax(1)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"x": self.x[index], "labels": int(self.labels[index])}
+
+
+class Sentences(Dataset[dict[str, Any]]):
+    """Random walks over the vocabulary; of each, from 2 tokens to all are labelled."""
+
+    def __init__(self, held_out: bool = False) -> None:
+        generator = torch.Generator().manual_seed(4 if held_out else 3)
+        count = HELD_OUT if held_out else SAMPLES
+        steps = torch.randint(1, 4, (count, TOKENS), generator=generator)
+        self.tokens = steps.cumsum(1) % VOCABULARY
+        lengths = torch.randint(2, TOKENS + 1, (count, 1), generator=generator)
+        self.labels = torch.where(torch.arange(TOKENS) < lengths, self.tokens, -100)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"input_ids": self.tokens[index], "labels": self.labels[index]}

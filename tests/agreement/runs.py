@@ -1,0 +1,237 @@
+"""The same run twice: by transformers' Trainer, and by the real runner with a config composed from overrides.
+
+A run is written once, in TrainingArguments' words; ours are found in the project's own table of names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests import jobs
+from trainer import run_directory
+from trainer.compose import compose
+from trainer.logging.jsonl import read
+from trainer.problems import show
+from trainer.schema import huggingface
+
+from . import parts
+
+Arguments = dict[str, Any]
+BASE: Arguments = {"seed": 7, "logging_steps": 1, "learning_rate": 5e-3, "num_train_epochs": 2}
+"""What every run starts from."""
+SCHEDULE_NAMES = {"lr_end": "learning_rate_end"}
+"""The keys of lr_scheduler_kwargs that have another name here."""
+
+GPT2_CONFIG = "{" + ",".join(f"{name}:{show(value)}" for name, value in parts.GPT2.items()) + "}"
+KINDS = {
+    # a module that gives logits here, and its own loss to the Trainer, which knows no other way
+    "plain": ["model._target_=tests.agreement.parts.Net", "task=classification"],
+    "scored": ["model._target_=tests.agreement.parts.ScoredNet", "task=classification"],
+    "gpt2": ["model=hf_causal_lm", "model.model_type=gpt2", f"model.config={GPT2_CONFIG}", "task=language_modeling"],
+}
+"""What is trained, in our words."""
+
+
+@dataclass
+class Run:
+    """What a run left."""
+
+    training: list[dict[str, float]]
+    """Logs: step, epoch, loss, grad_norm, learning_rate."""
+    evaluations: list[dict[str, float]]
+    """step, epoch, eval_loss."""
+    train_loss: float
+    checkpoints: set[str]
+    best_step: int | None
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+# transformers ------------------------------------------------------------------------------------------------------
+
+
+def theirs(kind: str, arguments: Arguments, directory: Path, **settings: Any) -> Run:
+    """transformers' Trainer; ``settings`` are its constructor's."""
+    from transformers import Trainer, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
+    from transformers.trainer_utils import set_seed
+
+    with _alone():
+        arguments = BASE | {"use_cpu": True, "report_to": "none", "disable_tqdm": True} | arguments
+        dropout = settings.pop("dropout", 0.0)
+        set_seed(arguments["seed"])
+        model = _model(kind, dropout)
+        data = parts.Sentences if kind == "gpt2" else parts.Points
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(output_dir=str(directory), **arguments),
+            train_dataset=data(),
+            eval_dataset=data(held_out=True),
+            **settings,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    history = trainer.state.log_history
+    return Run(
+        training=_logs(history, "loss", "grad_norm", "learning_rate"),
+        evaluations=_logs(history, "eval_loss"),
+        train_loss=history[-1]["train_loss"],
+        checkpoints={path.name for path in directory.glob("checkpoint-*")},
+        best_step=trainer.state.best_global_step,
+        weights={name: value.detach().clone() for name, value in model.state_dict().items()},
+    )
+
+
+def _model(kind: str, dropout: float) -> nn.Module:
+    if kind != "gpt2":
+        return parts.ScoredNet(dropout)
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(**parts.GPT2))
+    # 5.23 does not recognise this class as a causal model: it would count each first label, which nothing predicts
+    model.loss_type = "ForCausalLM"
+    return model
+
+
+def mean_over_samples(outputs: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
+    """The Trainer's own remedy for unequal micro-batches: a sum over the samples of the whole update."""
+    return F.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One thread, no warnings, and no trace in accelerate's singletons or in the environment."""
+    from accelerate.state import AcceleratorState, GradientState
+    from transformers.utils import logging
+
+    environment, threads, verbosity = dict(os.environ), torch.get_num_threads(), logging.get_verbosity()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        torch.set_num_threads(threads)
+        logging.set_verbosity(verbosity)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+# Ours --------------------------------------------------------------------------------------------------------------
+
+
+def ours(kind: str, arguments: Arguments, directory: Path, *more: str) -> Run:
+    """Our runner, in a child process; ``more`` are further overrides."""
+    data = "Sentences" if kind == "gpt2" else "Points"
+    composition = compose(
+        [
+            *("experiment=null", "parallel=single", "logging=none", "run.use_cpu=true", *KINDS[kind]),
+            f"data.train_dataset._target_=tests.agreement.parts.{data}",
+            f"data.eval_dataset._target_=tests.agreement.parts.{data}",
+            "data.eval_dataset.held_out=true",
+            *overrides(BASE | arguments),
+            *more,
+        ]
+    )
+    assert composition.config is not None and not composition.problems, composition.problems
+    assert jobs.train(composition.config, directory) == [0]
+    records = list(read(directory / "metrics.jsonl"))
+    return Run(
+        training=_logs(records, "loss", "grad_norm", "learning_rate"),
+        evaluations=_logs(records, "eval_loss"),
+        train_loss=next(record["train_loss"] for record in records if "train_loss" in record),
+        checkpoints={path.name for path in (directory / "checkpoints").glob("checkpoint-*")},
+        best_step=((run_directory.read(directory)["result"] or {}).get("best") or {}).get("step"),
+        weights=load_file(directory / "model" / "model.safetensors"),
+    )
+
+
+def overrides(arguments: Arguments) -> list[str]:
+    """TrainingArguments' words in ours."""
+    return [text for name, value in arguments.items() for text in _override(name, value)]
+
+
+def _override(name: str, value: Any) -> Iterator[str]:
+    if name in ("optim", "lr_scheduler_type"):
+        group = {"optim": "optim", "lr_scheduler_type": "scheduler"}[name]
+        yield f"{group}={huggingface.choice_word(group, value)}"
+    elif name == "lr_scheduler_kwargs":
+        for key, inner in value.items():
+            yield f"scheduler.{SCHEDULE_NAMES.get(key, key)}={str(inner).replace('1-sqrt', 'one_minus_sqrt')}"
+    elif name == "optim_args":
+        for pair in value.split(","):
+            yield f"optim.{pair}"
+    elif name == "warmup_steps" and 0 < value < 1:
+        yield f"scheduler.warmup_ratio={value}"
+    else:
+        yield f"{huggingface.home(name)}={show(value)}"
+
+
+# Both --------------------------------------------------------------------------------------------------------------
+
+
+def _logs(history: list[dict[str, Any]], key: str, *more: str) -> list[dict[str, float]]:
+    return [{name: record[name] for name in ("step", "epoch", key, *more)} for record in history if key in record]
+
+
+def relative(a: float, b: float) -> float:
+    return 0.0 if a == b else abs(a - b) / max(abs(a), abs(b))
+
+
+@dataclass
+class Differences:
+    """What two runs disagree in: largest relative differences, and what is not a number."""
+
+    numbers: dict[str, float]
+    rest: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.rest) or any(
+            not value <= TOLERANCES.get(name, TOLERANCE) for name, value in self.numbers.items()
+        )
+
+
+TOLERANCE = 1e-6
+TOLERANCES = {"learning_rate": 0.0, "step": 0.0, "epoch": 1e-12, "weights": 1e-5}
+"""Weights: the norm of the difference over the norm, since a weight near 0 has no relative accuracy."""
+
+
+def compare(a: Run, b: Run, *, best: bool) -> Differences:
+    """All that ours (``a``) and theirs logged and left."""
+    numbers = {"train_loss": relative(a.train_loss, b.train_loss)}
+    rest = []
+    for what in ("training", "evaluations"):
+        left, right = getattr(a, what), getattr(b, what)
+        if [r["step"] for r in left] != [r["step"] for r in right]:
+            rest.append(f"{what} at steps {[r['step'] for r in left]} and {[r['step'] for r in right]}")
+            continue
+        for x, y in zip(left, right, strict=True):
+            for name in x:
+                worse = max(numbers.get(name, 0.0), relative(x[name], y[name]))
+                numbers[name] = math.inf if math.isnan(worse) else worse
+    if a.checkpoints != b.checkpoints:
+        rest.append(f"checkpoints {sorted(a.checkpoints)} and {sorted(b.checkpoints)}")
+    if best and a.best_step != b.best_step:
+        rest.append(f"best step {a.best_step} and {b.best_step}")
+    shared = a.weights.keys() & b.weights.keys()
+    assert shared, (a.weights.keys(), b.weights.keys())
+    square = sum(float((a.weights[name] - b.weights[name]).double().square().sum()) for name in shared)
+    size = sum(float(b.weights[name].double().square().sum()) for name in shared)
+    numbers["weights"] = math.sqrt(square / size)
+    return Differences(numbers, rest)
+
+
+Theirs = Callable[..., Run]

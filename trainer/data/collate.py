@@ -1,0 +1,80 @@
+"""Items to a batch: the default collation, which pads sequences of different lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import default_collate
+
+IGNORED = -100
+"""What targets are padded with: the label that no loss counts. Everything else is padded with 0, on the right."""
+
+
+class Collate:
+    """A dict's lists of numbers become tensors (B, T), its floats fp32, as in Hugging Face's collation; sequences of
+    different lengths are padded. Other items go through torch's default_collate.
+    """
+
+    def __init__(self, columns: frozenset[str] | None, targets: Sequence[str]) -> None:
+        """``columns``: the keys of dict items that are used (None: all); ``targets``: those of them padded with -100."""
+        self.columns, self.targets = columns, targets
+
+    def __call__(self, items: list[Any]) -> Any:
+        first = items[0]
+        if isinstance(first, Mapping):
+            names = [name for name in first if self.columns is None or name in self.columns]
+            if not names:
+                raise ValueError(
+                    f"data.remove_unused_columns=true leaves nothing of an item: it has {', '.join(map(str, first))}, "
+                    f"the model takes {', '.join(sorted(self.columns or ()))}"
+                )
+            batch = {name: column([item[name] for item in items], self._filler(name)) for name in names}
+            if (mask := self._mask(items, batch)) is not None:
+                batch["attention_mask"] = mask
+            return batch
+        if isinstance(first, tuple | list) and len(first) == 2 and any(ragged([i[k] for i in items]) for k in (0, 1)):
+            return [column([item[0] for item in items], 0), column([item[1] for item in items], IGNORED)]
+        return default_collate(items)
+
+    def _filler(self, name: str) -> int:
+        return IGNORED if name in self.targets else 0
+
+    def _mask(self, items: list[Any], batch: dict[str, Any]) -> Tensor | None:
+        """For a model that takes an attention_mask, where input_ids were padded and items bring none."""
+        if self.columns is None or "attention_mask" not in self.columns or "attention_mask" in batch:
+            return None
+        lengths = [len(item["input_ids"]) for item in items] if "input_ids" in batch else []
+        if len(set(lengths)) < 2:
+            return None
+        return (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+
+
+def column(values: list[Any], filler: int) -> Any:
+    """One key's values as one tensor; what holds no numbers goes through default_collate."""
+    first = values[0]
+    if isinstance(first, list | tuple) and _numbers(first):
+        values = [torch.tensor(value) for value in values]
+    elif isinstance(first, float):
+        return torch.tensor(values)
+    if ragged(values):
+        tensors = [torch.as_tensor(value) for value in values]
+        return pad_sequence(tensors, batch_first=True, padding_value=0 if tensors[0].is_floating_point() else filler)
+    return default_collate(values)
+
+
+def ragged(values: list[Any]) -> bool:
+    """Whether these are sequences (tensors, arrays) of different lengths."""
+    if not isinstance(values[0], Tensor | np.ndarray):
+        return False
+    shape = values[0].shape
+    return len(shape) > 0 and any(value.shape != shape for value in values)
+
+
+def _numbers(value: Any) -> bool:
+    """Whether a list holds numbers, or lists of them. An empty one does."""
+    return all(_numbers(v) if isinstance(v, list | tuple) else isinstance(v, int | float) for v in value[:1])
