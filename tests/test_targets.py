@@ -197,3 +197,18 @@ def test_checking_names_imports_nothing(compose: Compose, module: SimpleNamespac
     before: set[Any] = set(sys.modules)
     assert not compose("model._target_=mine.Net").problems
     assert "mine" not in set(sys.modules) - before
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "task._target_=torch.nn.functional.mse_loss",
+        "task._target_=torch.nn.MSELoss",
+        "scheduler._target_=transformers.get_linear_schedule_with_warmup scheduler.num_warmup_steps=3",
+    ],
+)
+def test_what_the_builders_support_is_not_refused(override: str, compose: Compose) -> None:
+    composition = compose(*override.split())
+    assert composition.config is not None
+    assert composition.problems == []
+    assert list(check_calls(composition.config)) == []

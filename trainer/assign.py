@@ -21,6 +21,7 @@ from .schema.tree import allowed, hints, leaves, slot_of
 from .yaml_files import YamlFile
 
 Refuse = Callable[[str, Problem], None]
+EVAL_DATASET = "data.eval_dataset"
 OPTIMIZER_KEYS = ("learning_rate", "weight_decay")
 """Kept when `optim._target_` is replaced: every optimizer has them."""
 
@@ -42,6 +43,7 @@ class Assigner:
         prefix = package + "." if package else ""
         for keys in file.lines:
             slot = prefix + ".".join(keys[:-1])
+            self._open_for_names(prefix + ".".join(keys), None)
             if keys[-1] == "_target_" and slot_of(slot) == slot.rstrip("."):
                 self._replace(slot.rstrip("."), OmegaConf.select(content, ".".join(keys)))
         dropped = set()
@@ -84,6 +86,7 @@ class Assigner:
         if self.replaces_slot(key, value):
             slot = key.removesuffix("._target_")
             self._replace(slot, str(value["_target_"] if isinstance(value, dict) else value))
+        self._open_for_names(key, value)
         problem = self._unknown(key, value if isinstance(value, dict) else typed, COMMAND_LINE)
         if problem is None and override.is_delete():
             problem = self._delete(key, line)
@@ -128,6 +131,20 @@ class Assigner:
                 # the evaluation set belongs to the data option whose training set has just been replaced
                 OmegaConf.update(self.cfg, "data.eval_dataset", None, merge=False)
                 self.origins.forget("data.eval_dataset")
+
+    def _open_for_names(self, key: str, value: Any) -> None:
+        """Named evaluation sets take the place of an option's single one."""
+        node, rest = _select(self.cfg, EVAL_DATASET), key.removeprefix(EVAL_DATASET).split(".")
+        if not key.startswith(EVAL_DATASET) or not isinstance(node, DictConfig) or OmegaConf.get_type(node) is dict:
+            return
+        cls = OmegaConf.get_type(node)
+        names = rest[1:2] if rest[2:] == ["_target_"] or isinstance(value, dict) else []
+        if key == EVAL_DATASET and isinstance(value, dict) and "_target_" not in value:
+            names = [name for name, one in value.items() if isinstance(one, dict) and "_target_" in one]
+        if names and cls is not None and not any(name in hints(cls) for name in names):
+            self.origins.forget(EVAL_DATASET)
+            OmegaConf.update(self.cfg, EVAL_DATASET, None, merge=False)
+            OmegaConf.update(self.cfg, EVAL_DATASET, OmegaConf.create({}, flags={"struct": False}), merge=False)
 
     def _unknown(self, key: str, value: Any, origin: str) -> Problem | None:
         """The problem of a key that the schema does not have."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,6 +24,25 @@ _WORDS = ("out of memory", "CUDNN_STATUS_NOT_SUPPORTED", "can't allocate memory"
 
 class DoesNotFit(Exception):
     """This rank, or another one, ran out of memory. Nothing of the session that did is left."""
+
+
+class EvaluationDoesNotFit(Exception):
+    """Memory ran out in an evaluation, whose batch size is never changed."""
+
+
+@contextmanager
+def evaluation(config: Config) -> Iterator[None]:
+    """Around an evaluation: its running out of memory says nothing about training's batch size."""
+    try:
+        yield
+    except Exception as error:
+        if config.train.auto_find_batch_size and is_out_of_memory(error):
+            size = config.evaluation.per_device_eval_batch_size
+            raise EvaluationDoesNotFit(
+                f"train.auto_find_batch_size=true leaves evaluation.per_device_eval_batch_size={size} as it is, and that "
+                "does not fit; fix: a smaller one"
+            ) from error
+        raise
 
 
 def find(config: Config, directory: Path, attempt: Callable[[int], str]) -> str:
@@ -43,7 +63,10 @@ def find(config: Config, directory: Path, attempt: Callable[[int], str]) -> str:
                 torch.cuda.empty_cache()
             if distributed.is_main():
                 logger.warning(
-                    "train.per_device_train_batch_size=%d does not fit (%s): starting over with %d", size, reason, smaller
+                    "train.per_device_train_batch_size=%d does not fit (%s): starting over with %d",
+                    size,
+                    reason,
+                    smaller,
                 )
             size = smaller
     finally:

@@ -41,7 +41,7 @@ class Overflow(Callback):
         if not self._whole.training:
             return
         bad = None
-        parts = [("weight " + key, p) for key, p in module.named_parameters(recurse=False)]
+        parts: list[tuple[str, Tensor]] = [("weight " + key, p) for key, p in module.named_parameters(recurse=False)]
         parts += [("input", t) for t in _tensors(inputs)] + [("output", t) for t in _tensors(output)]
         for kind, tensor in parts:
             if not tensor.is_floating_point() or not tensor.numel():

@@ -14,7 +14,7 @@ T = TypeVar("T")
 _control: dist.ProcessGroup | None = None
 """Gloo group on the CPU for what the ranks agree on: flags neither wait for a GPU nor mix with gradient traffic."""
 
-_store: dist.Store | None = None
+_store: Any = None
 """Where the ranks meet again after ``close``, between keep_store and forget_store."""
 _meetings = 0
 
@@ -54,11 +54,9 @@ def init(backend: str | None, timeout_s: float, device: torch.device) -> None:
     if _store is None:
         dist.init_process_group(backend, timeout=timeout, device_id=device_id)
     else:
-        store = dist.PrefixStore(f"trainer/{_meetings}", _store)  # type: ignore[assignment]
-        rank_, size = rank(), world_size()
-        dist.init_process_group(
-            backend, store=store, rank=rank_, world_size=size, timeout=timeout, device_id=device_id
-        )
+        again = dist.PrefixStore(f"trainer/{_meetings}", _store)  # type: ignore[attr-defined]
+        here = {"rank": rank(), "world_size": world_size()}
+        dist.init_process_group(backend, store=again, timeout=timeout, device_id=device_id, **here)
     _control = dist.new_group(backend="gloo", timeout=timeout)
 
 
@@ -93,7 +91,7 @@ def raise_flag(name: str) -> None:
 
 def flag_is_up(name: str) -> bool:
     """Whether any rank raised this flag since the last keep_store; needs keep_store."""
-    return _store is not None and _store.check([f"trainer/{_meetings}/{name}"])
+    return _store is not None and bool(_store.check([f"trainer/{_meetings}/{name}"]))
 
 
 def barrier() -> None:

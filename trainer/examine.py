@@ -58,7 +58,12 @@ def without_target(cfg: DictConfig, repo: Repository) -> Iterator[Problem]:
     for key in (*slots(), *named):
         node = _select(cfg, key)
         if isinstance(node, DictConfig | ListConfig):
-            if "_target_" not in node:
+            if key == "data.eval_dataset" and isinstance(node, DictConfig) and node and "_target_" not in node:
+                for name in node:  # several, by name
+                    one = node._get_node(name)
+                    if not isinstance(one, DictConfig) or "_target_" not in one:
+                        yield _no_target(cfg, f"{key}.{name!s}", repo)
+            elif "_target_" not in node:
                 yield _no_target(cfg, key, repo)
         elif node is not None:
             what, fix = "must be a mapping with a _target_", f"{key}._target_=package.Class"

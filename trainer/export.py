@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from . import durable
 
 
-def export_weights(
-    model: nn.Module, weights: dict[str, Tensor], directory: Path, *, safetensors: bool = True
-) -> None:
+def export_weights(model: nn.Module, weights: dict[str, Tensor], directory: Path, *, safetensors: bool = True) -> None:
     """Write ``weights`` (a whole state dict on the CPU) as `model.safetensors`, in one rename of the directory; or as
     `pytorch_model.bin`.
 

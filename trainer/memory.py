@@ -34,8 +34,9 @@ def save_memory(model: nn.Module, node: Memory, device: torch.device) -> None:
 def _checkpoint_layers(model: nn.Module, options: dict[str, Any], device: torch.device) -> None:
     every, offload = options.pop("every_n_layers", 1), options.pop("offload", False)
     options.setdefault("use_reentrant", False)
-    if hasattr(model, "activation_checkpointing_enable"):  # transformers
-        model.activation_checkpointing_enable(options, every_n_layers=every, offload=offload)
+    own: Any = getattr(model, "activation_checkpointing_enable", None)
+    if own is not None:  # transformers
+        own(options, every_n_layers=every, offload=offload)
         return
     layers = list(_listed(model))
     if not layers:

@@ -15,9 +15,10 @@ def add_noise(model: nn.Module, alpha: float | None) -> None:
     """
     if alpha is None:
         return
+    find: Any = getattr(model, "get_input_embeddings", None)
     embeddings = (
-        model.get_input_embeddings()
-        if hasattr(model, "get_input_embeddings")
+        find()
+        if find is not None
         else next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
     )
     if not isinstance(embeddings, nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ class Collector:
         devices = [x.device for x in _leaves(self.held[0]) if isinstance(x, Tensor)]
         self.flush()
         device = devices[0] if devices else torch.device("cpu")
-        return _each(lambda x: torch.from_numpy(x).to(device), self.batches.pop()) if self.batches else None
+        part = _each(partial(_to_tensor, device), self.batches.pop()) if self.batches else None
+        return part  # type: ignore[no-any-return]
 
     def result(self, *, concatenate: bool = True) -> Part:
         """Everything, on rank 0: whole arrays, or lists with an entry per batch."""
@@ -121,10 +123,12 @@ def present(parts: Any) -> list[Any]:
 def _plain(value: Any, *, objects: bool) -> Any:
     """A model's output as Hugging Face keeps it: of a mapping the values in a tuple, a single one bare."""
     if isinstance(value, Tensor):
-        return torch.atleast_1d(value.detach())
-    if isinstance(value, Mapping) and not objects:
-        value = tuple(v for k, v in value.items() if k not in IGNORED_OUTPUTS and v is not None)
-        return _plain(value[0] if len(value) == 1 else value, objects=objects)
+        return value.detach().reshape(1) if value.ndim == 0 else value.detach()
+    if isinstance(value, Mapping):
+        fields = {k: v for k, v in value.items() if k not in IGNORED_OUTPUTS and v is not None}
+        if objects:
+            return fields
+        return _plain(tuple(fields.values()) if len(fields) > 1 else next(iter(fields.values()), None), objects=False)
     if isinstance(value, tuple) or (isinstance(value, list) and not objects):
         return tuple(_plain(v, objects=objects) for v in value)
     return value
@@ -135,7 +139,8 @@ def _each(function: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _each(function, v) for key, v in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)([_each(function, v) for v in value])
+        parts = [_each(function, v) for v in value]
+        return parts if isinstance(value, list) else tuple(parts)
     return None if value is None else function(value)
 
 
@@ -155,6 +160,10 @@ def _to_array(leaf: Any) -> Any:
         return leaf
     leaf = leaf.detach().cpu()
     return (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy()
+
+
+def _to_tensor(device: torch.device, leaf: Any) -> Any:
+    return torch.from_numpy(leaf).to(device) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _join(parts: list[Any]) -> Any:

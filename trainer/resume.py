@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,9 @@ def claim(composition: Composition, config: Config) -> tuple[Path, bool]:
     given = _given(composition, key)
     wish = config.checkpoint.resume_from_checkpoint
     old = path if given else None
-    if wish is not None and not given:
+    if wish is not None and not given and not config.run.do_train:
+        config.checkpoint.resume_from_checkpoint = _trained(composition, config, _root(path)) if wish == AUTO else wish
+    elif wish is not None and not given:
         old = (
             run_directory.newest_unfinished(_root(path), run_directory.config_hash(config))
             if wish == AUTO
@@ -74,6 +77,17 @@ def _given(composition: Composition, key: str) -> bool:
 
     origin = composition.origins[key]
     return origin != "default" and not origin.startswith(shown(conf_directory() / "config.yaml"))
+
+
+def _trained(composition: Composition, config: Config, root: Path) -> str:
+    """The run whose weights are evaluated or predicted with: the newest with this config, but for what is asked now."""
+    trained = replace(config, run=replace(config.run, do_train=True))
+    found = run_directory.newest(root, run_directory.config_hash(trained))
+    if found is None:
+        what, fix = f"there is no run with this config under {root}", "checkpoint.resume_from_checkpoint=PATH"
+        raise ConfigError([_problem(composition, "checkpoint.resume_from_checkpoint", Path(AUTO), what, fix)])
+    print(f"the weights of {found}", file=sys.stderr)
+    return str(found)
 
 
 def _root(path: Path) -> Path:

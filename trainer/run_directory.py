@@ -120,12 +120,17 @@ def read(directory: Path) -> dict[str, Any]:
 
 def newest_unfinished(root: Path, config_hash: str) -> Path | None:
     """The newest run at most two levels below root that has this config, did not complete, and isn't running now."""
+    return newest(root, config_hash, unfinished=True)
+
+
+def newest(root: Path, config_hash: str, *, unfinished: bool = False) -> Path | None:
+    """The newest run at most two levels below root that has this config."""
     found = [(read(path.parent), path.parent) for depth in ("*/", "*/*/") for path in root.glob(depth + MANIFEST)]
     runs = [
         (manifest["started_at"], directory)
         for manifest, directory in found
-        if manifest.get("config_hash") == config_hash and manifest.get("status") != Status.completed
-        if not is_alive(manifest)
+        if manifest.get("config_hash") == config_hash
+        if not unfinished or (manifest.get("status") != Status.completed and not is_alive(manifest))
     ]
     return max(runs, key=lambda run: datetime.fromisoformat(run[0]))[1] if runs else None
 
@@ -181,14 +186,15 @@ def plain(config: Any) -> Any:
 
 
 def config_hash(config: Any) -> str:
-    """Of what makes a run the run it is: not where it writes, what it is called, how it is launched, who listens, or
-    whether it goes on.
+    """Of what makes a run the run it is: not where it writes, what it is called, how it is launched, who listens,
+    whether it goes on, or what is done with its weights at the end.
     """
     tree = mask(plain(config))
     tree.pop("launch", None)
     for section, keys in {
         "checkpoint": ("resume_from_checkpoint",),
-        "run": ("output_dir", "run_name", "project"),
+        "run": ("output_dir", "run_name", "project", "do_eval", "do_predict"),
+        "data": ("predict_dataset",),
         "logging": ("reporters",),
     }.items():
         for key in keys:

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from .data.collate import Collate
 from .data.loader import EvalData, TrainData
 from .data.plan import BatchPlan
 from .debug import watchers
-from .evaluate import evaluate
 from .events import Callback, Events, build_reporters, describe
 from .export import export_weights
+from .inference import Inference, weights_to_use
 from .interrupts import Interrupts
 from .intervals import Intervals
 from .logging.jsonl import MetricsFile
@@ -33,11 +34,11 @@ from .meter import Meter
 from .neftune import add_noise
 from .optim import make_optimizer
 from .parallel.engine import Engine
-from .precision import full_eval
 from .rng import capture_rng, restore_rng, seed_everything
 from .scheduler import make_scheduler
 from .schema import Config
 from .schema.callbacks import EarlyStopping
+from .schema.data import named_sets
 from .shards import CheckpointError
 from .state import Control, RunInfo, State
 from .task import Task, make_task
@@ -86,10 +87,12 @@ class Session:
         self.memory: dict[str, Any] = {}
         self.checkpoints = directory / "checkpoints"
         self.state, self.control = State(), Control()
-        self.best = Best.of(config.checkpoint)
+        self.best = Best.of(config.checkpoint, several=bool(named_sets(config.data.eval_dataset).keys() - {""}))
         self.metrics = MetricsFile(directory / "metrics.jsonl") if distributed.is_main() else None
         self.events = Events({}, {})
         self.latest: dict[str, Any] = {}
+        self.evaluated: int | None = None
+        """Step whose evaluation was of the weights that are there now."""
         self.started = time.perf_counter()
         self.first_step = 0
 
@@ -99,11 +102,8 @@ class Session:
             _full_determinism()
         seed_everything(seed)
         collate = load(config.data.collate_fn) if config.data.collate_fn else None
-        train_dataset = build(config.data.train_dataset)
-        eval_dataset = build(config.data.eval_dataset) if config.data.eval_dataset is not None else None
-        task = make_task(
-            config.task, label_names=config.data.label_names, label_smoothing=train.label_smoothing_factor
-        )
+        train_dataset = build(config.data.train_dataset) if config.run.do_train else None
+        task = make_task(config.task, label_names=config.data.label_names, label_smoothing=train.label_smoothing_factor)
 
         self.engine: Engine = build(config.parallel, precision=config.precision, device=device)
         seed_everything(seed)  # the weights depend on the seed alone, not on what the datasets drew
@@ -133,19 +133,19 @@ class Session:
         self.data = TrainData(
             train_dataset, plan, config.data, collate=collate, seed=data_seed, device=self.engine.device
         )
-        self.eval_data = None
-        if eval_dataset is not None:
-            eval_plan = BatchPlan(config.evaluation.per_device_eval_batch_size, 1, world, rank)
-            self.eval_data = EvalData(
-                eval_dataset, eval_plan, config.data, collate=collate, seed=data_seed, device=self.engine.device
-            )
+        eval_plan = BatchPlan(config.evaluation.per_device_eval_batch_size, 1, world, rank)
+        make_data = partial(
+            EvalData, plan=eval_plan, node=config.data, collate=collate, seed=data_seed, device=self.engine.device
+        )
+        self.inference = Inference(config, model, task, make_data)
         state = self.state
-        state.max_steps = self.data.max_steps(train.max_steps, train.num_train_epochs)
+        if config.run.do_train:
+            state.max_steps = self.data.max_steps(train.max_steps, train.num_train_epochs)
         state.num_train_epochs = (
             state.max_steps / self.data.steps_per_epoch if self.data.steps_per_epoch else train.num_train_epochs
         )
         self.scheduler = make_scheduler(
-            config.scheduler, optimizer, state.max_steps, mode="max" if self.best.greater_is_better else "min"
+            config.scheduler, optimizer, max(1, state.max_steps), mode="max" if self.best.greater_is_better else "min"
         )
         self.loop = Loop(
             engine=self.engine,
@@ -205,16 +205,18 @@ class Session:
                 ),
                 state,
             )
+        if not config.run.do_train:
+            self.infer()
+            return "completed"
         if config.evaluation.eval_on_start and state.step == 0:
-            metrics = self.evaluate()
-            self.log(metrics)
-            self.events.on_evaluate(state, self.control, metrics)
+            self.report_evaluation()
         self.started = self.loop.started = time.perf_counter()
         with measured("train", self.engine.device, self.memory, skip=config.logging.skip_memory_metrics):
             status = self.loop.run()
         if status == "completed":
             self.summarise()
             self.export()
+            self.infer()
         return status
 
     def callback(self, node: Any) -> Callback:
@@ -241,10 +243,16 @@ class Session:
 
     def evaluate(self) -> dict[str, float]:
         """One evaluation of the current weights."""
-        if self.eval_data is None:
-            raise ValueError("evaluation needs data.eval_dataset")
-        with full_eval(self.loop.model, self.config.precision):
-            return evaluate(self.loop.model, self.loop.task, self.eval_data)
+        with batch_size.evaluation(self.config):
+            metrics = self.inference.evaluate()
+        self.evaluated = self.state.step
+        return metrics
+
+    def report_evaluation(self) -> None:
+        """One that decides nothing: it is no candidate for the best."""
+        metrics = self.evaluate()
+        self.log(metrics)
+        self.events.on_evaluate(self.state, self.control, metrics)
 
     def save(self) -> None:
         """A checkpoint of this step; then retention."""
@@ -253,6 +261,8 @@ class Session:
         shards = engine_state.shards
         if config.save_only_model:
             shards = [shard for shard in shards if shard.name.startswith("model/")]
+        if state.best_step == state.step:
+            state.best_checkpoint = state.step
         path = checkpoint.save(
             self.checkpoints,
             state.step,
@@ -272,7 +282,9 @@ class Session:
             },
             rank_state={"rng": capture_rng(), "meter": self.loop.meter.state_dict()},
         )
-        checkpoint.prune(self.checkpoints, config.save_total_limit, [state.step, *filter(None, [state.best_step])])
+        checkpoint.prune(
+            self.checkpoints, config.save_total_limit, [state.step, *filter(None, [state.best_checkpoint])]
+        )
         self.events.on_save(state, self.control, path)
 
     def rollback(self) -> None:
@@ -293,6 +305,9 @@ class Session:
         """Go on from where checkpoint.resume_from_checkpoint says; `auto` without a checkpoint starts afresh."""
         wish = self.config.checkpoint.resume_from_checkpoint
         if wish is None:
+            return
+        if not self.config.run.do_train:
+            self.load_weights(wish)
             return
         if wish == "auto":
             path, warnings = checkpoint.newest(self.checkpoints)
@@ -330,8 +345,7 @@ class Session:
                 "x gradient_accumulation_steps x ranks): its place in the data has no meaning here; fix: the same product"
             )
         self.engine.load_state(saved.reader, kept["engine"])
-        for name in _KEPT:
-            setattr(self.state, name, kept["state"][name])
+        self.restore(kept)
         self.scheduler.load_state_dict(kept["scheduler"])
         self.data.epoch, self.data.step_in_epoch = kept["data"]["epoch"], kept["data"]["step_in_epoch"]
         if self.loop.tokens is not None:
@@ -343,6 +357,32 @@ class Session:
             self.loop.meter.load_state_dict(saved.rank_state["meter"])
         if self.metrics:
             self.metrics.truncate(self.state.step)
+
+    def load_weights(self, wish: str) -> None:
+        """A checkpoint's weights, to evaluate or predict with, and the step they are of."""
+        path, warnings = weights_to_use(wish, self.checkpoints)
+        self._warn(warnings)
+        saved = checkpoint.load(path, verified=True)
+        self.engine.load_state(saved.reader, saved.state["engine"], weights_only=True)
+        self.restore(saved.state)
+        self.state.max_steps = self.state.step
+        if distributed.is_main():
+            logger.info("the weights of %s", path)
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """The state as a checkpoint has it; what an older version did not keep stays."""
+        for name in _KEPT:
+            setattr(self.state, name, kept["state"].get(name, getattr(self.state, name)))
+        self.evaluated = None
+
+    def infer(self) -> None:
+        """What run.do_eval and run.do_predict ask for, with the final weights."""
+        if self.config.run.do_eval and self.evaluated != self.state.step:
+            self.report_evaluation()
+        if self.config.run.do_predict:
+            metrics = self.inference.predict(self.directory)
+            self.log(metrics)
+            self.events.on_predict(self.state, self.control, metrics)
 
     def summarise(self) -> None:
         """The end's record, with the Trainer's keys."""
@@ -362,21 +402,19 @@ class Session:
         )
 
     def export(self) -> None:
-        """`model/`: the final weights, or with load_best_model_at_end the best checkpoint's."""
-        state = self.state
+        """`model/`: the final weights, or with load_best_model_at_end those of the best evaluation that was saved."""
+        state, found = self.state, self.state.best_checkpoint
         if self.config.checkpoint.load_best_model_at_end and state.best_step is not None:
-            path = self.checkpoints / f"checkpoint-{state.best_step}"
-            if distributed.broadcast(path.is_dir()):
+            path = self.checkpoints / f"checkpoint-{found}"
+            if found is not None and distributed.broadcast(path.is_dir()):
                 checkpoint.verify(path)
                 saved = checkpoint.load(path, verified=True)
                 self.engine.load_state(saved.reader, saved.state["engine"], weights_only=True)
+                if found != state.step:
+                    self.evaluated = None
                 if distributed.is_main():
-                    logger.info(
-                        "model/ holds the weights of step %d, %s=%r",
-                        state.best_step,
-                        self.best.metric,
-                        state.best_metric,
-                    )
+                    logger.info("model/ holds the weights of step %d; %s was best at step %d: %r",
+                                found, self.best.metric, state.best_step, state.best_metric)  # fmt: skip
             elif distributed.is_main():
                 logger.warning("no checkpoint of the best step %d: model/ holds the last weights", state.best_step)
         weights = self.engine.weights()
@@ -386,7 +424,7 @@ class Session:
         checkpoint.prune(
             self.checkpoints,
             self.config.checkpoint.save_total_limit,
-            [state.best_step] if state.best_step and self.config.checkpoint.load_best_model_at_end else [],
+            [found] if found and self.config.checkpoint.load_best_model_at_end else [],
         )
 
     def forget(self) -> None:
@@ -415,7 +453,7 @@ class Session:
                 logger.warning(warning)
 
 
-_KEPT = ("step", "epoch", "best_metric", "best_step", "num_input_tokens_seen")
+_KEPT = ("step", "epoch", "best_metric", "best_step", "best_checkpoint", "num_input_tokens_seen")
 """The fields of State that a checkpoint keeps; the others follow from the config."""
 
 

@@ -23,6 +23,8 @@ class State:
     best_metric: float | None = None
     best_step: int | None = None
     """Step of the evaluation that gave best_metric."""
+    best_checkpoint: int | None = None
+    """The last best step that was saved (HF: best_model_checkpoint)."""
     log_history: list[dict[str, Any]] = field(default_factory=list)
     """The records of this process's lifetime, as written to metrics.jsonl (not kept in checkpoints)."""
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from .problems import Problem, closest
 from .schema import OPTIONS, Config
+from .schema.data import named_sets
 from .schema.tree import slots
 
 STANDARD_LIBRARY = frozenset(
@@ -198,6 +199,15 @@ def _refused_object(thing: Any) -> str | None:
     return None
 
 
+def functions(config: Config) -> list[tuple[str, str]]:
+    """(key, dotted name) of the functions that a config names outside of slots."""
+    named = [
+        ("data.collate_fn", config.data.collate_fn),
+        ("evaluation.compute_metrics", config.evaluation.compute_metrics),
+    ]
+    return [(key, name) for key, name in named if name is not None]
+
+
 def foreign(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
     """(key, mapping) of every slot that holds something of the user's own."""
     for key, node in _objects(config):
@@ -210,7 +220,10 @@ def _objects(config: Config) -> Iterator[tuple[str, Any]]:
         node: Any = config
         for name in slot.split("."):
             node = getattr(node, name)
-        if node is not None:
+        if slot == "data.eval_dataset":
+            for name, one in named_sets(node).items():
+                yield f"{slot}.{name}" if name else slot, one
+        elif node is not None:
             yield slot, node
     for prefix, named in (("logging.reporters", config.logging.reporters), ("callbacks", config.callbacks)):
         for name, node in named.items():
@@ -239,9 +252,13 @@ CORE = ("torch", "trainer")
 
 def check_names(config: Config) -> Iterator[Problem]:
     """The policy, on every name at any depth, and whether the named packages are installed. Imports nothing."""
-    named = [(k, v) for key, node in _objects(config) for k, v in _targets(key, node)]
-    if config.data.collate_fn is not None:
-        named.append(("data.collate_fn", config.data.collate_fn))
+    named = [
+        (k, v)
+        for key, node in _objects(config)
+        for k, v in _targets(key, node)
+        if not (is_dataclass(node) and k == f"{key}._target_")  # an option's own target; checks.py knows its package
+    ]
+    named += functions(config)
     for key, name in named:
         if not isinstance(name, str):
             yield Problem(
@@ -256,7 +273,7 @@ def check_names(config: Config) -> Iterator[Problem]:
 
 RUNTIME: dict[str, tuple[str, ...]] = {
     "optim": ("params",),
-    "scheduler": ("optimizer",),
+    "scheduler": ("optimizer", "num_training_steps"),
     "parallel": ("precision", "device"),
 }
 """What the runner passes to a foreign object besides its own keys, as positional arguments or under these names."""
@@ -272,12 +289,19 @@ def check_calls(config: Config) -> Iterator[Problem]:
         if is_dataclass(node):
             for f in fields(node):  # such as task.metrics: named objects inside one of our own nodes
                 yield from _nested_calls(f"{key}.{f.name}", getattr(node, f.name))
-    if config.data.collate_fn is not None:
-        found, problem = _import("data.collate_fn", config.data.collate_fn)
+    for key, name in functions(config):
+        found, problem = _import(key, name)
         if problem is not None:
             yield problem
         elif not callable(found):
-            yield Problem(key="data.collate_fn", value=config.data.collate_fn, what="is not a function")
+            yield Problem(key=key, value=name, what="is not a function")
+        elif key == "evaluation.compute_metrics" and config.evaluation.batch_eval_metrics:
+            called = found.__call__ if isinstance(found, type) else found
+            try:
+                inspect.signature(called).bind_partial(compute_result=True)
+            except TypeError:
+                what = "takes no argument compute_result, which evaluation.batch_eval_metrics=true passes"
+                yield Problem(key=key, value=name, what=what, fix="evaluation.batch_eval_metrics=false")
 
 
 def _import(key: str, name: str) -> tuple[Any, Problem | None]:
@@ -350,7 +374,7 @@ def _check_arguments(
                 allowed=None if guess else ", ".join(n for n in names if n not in runtime) or "none",
                 suggestion=f"{key}.{guess}" if guess else None,
             )
-    if node.get("_partial_"):
+    if node.get("_partial_") or (key == "task" and inspect.isfunction(found)):  # a task may be a loss of (output, target)
         return
     positional = len(node.get("_args_", ())) or (1 if runtime and not set(runtime) & set(names) else 0)
     free = [n for n in names if n not in given and n not in runtime][positional:]

@@ -117,7 +117,7 @@ def test_a_checkpoint_of_one_engine_is_every_engines(tmp_path: Path) -> None:
         directory = tmp_path / first
         directory.mkdir()
         meta, digest = run_ranks(start, first, directory, world_size=world_size)[0]
-        assert len(digest) == 26 + 4 + 3 * 26 - 1
+        assert len(digest) == 24 * 4 + 3  # weights, two moments and a step each; BatchNorm's buffers
         for engine in SHARDED:
             again, same, logged = run_ranks(migrate, engine, meta, directory)[0]
             assert same == digest
@@ -145,5 +145,8 @@ def poisoned(engine: str, precision: Precision) -> list[tuple[bool, bool]]:
 def test_one_ranks_infinity_is_skipped_by_all(engine: str, precision: str) -> None:
     if precision == "fp16" and engine.startswith("zero"):
         pytest.skip("DeepSpeed has no fp16 on the CPU")
-    ranks = run_ranks(poisoned, engine, Precision(fp16=precision == "fp16"))
-    assert ranks == [[(True, False), (False, True), (False, True)]] * 2
+    first, second = run_ranks(poisoned, engine, Precision(fp16=precision == "fp16"))
+    assert first == second
+    assert first[0] == (True, False)
+    assert first[-1] == (False, True)
+    assert precision == "fp16" or first[1] == (False, True)  # fp16's first scale is too large by itself

@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 class Traps(nn.Module):
-    """Sizes that 2, 3 and 4 do not divide, a parameter smaller than the world, a tied weight, a buffer: 26 tensors."""
+    """Sizes that 2, 3 and 4 do not divide, one smaller than the world, a tied weight: 24 tensors and 3 buffers."""
 
     def __init__(self, dropout: float = 0.0, batch_norm: bool = True) -> None:
         super().__init__()

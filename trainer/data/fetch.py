@@ -32,7 +32,9 @@ class Fetch:
         self.collate = collate or DefaultCollate(None, ())
         self.seed = seed
         self.at_once = True
-        if type(dataset) is TensorDataset and (collate is None or type(collate) is DefaultCollate):  # one indexing instead of one per sample: 15 us, not 75
+        if type(dataset) is TensorDataset and (
+            collate is None or type(collate) is DefaultCollate
+        ):  # one indexing instead of one per sample: 15 us, not 75
             self.get: Callable[[Sequence[int]], Any] = self._get_tensors
         elif hasattr(dataset, "__getitems__"):
             self.get = self._get_at_once

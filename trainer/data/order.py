@@ -38,7 +38,7 @@ def grouped(order: Tensor, lengths: Tensor, update_size: int) -> Tensor:
     """``order`` with the samples of up to 50 updates at a time sorted from long to short, and the longest sample of all
     in the first update, where running out of memory costs least."""
     size = max(1, min(len(order) // (update_size * 4), MEGA_BATCHES)) * update_size
-    parts = [part[lengths[part].argsort(descending=True, stable=True)] for part in order.split(size)]
+    parts = [part[lengths[part].argsort(descending=True, stable=True)] for part in torch.split(order, size)]
     longest = max(range(len(parts)), key=lambda i: int(lengths[parts[i][0]]))
     first, other = parts[0][0].clone(), parts[longest][0].clone()
     parts[0][0], parts[longest][0] = other, first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,10 @@ from hydra.utils import get_object
 
 from ..build import build
 from ..problems import ConfigError, Problem, closest
-from .groups import decay_groups
+from ..schema.fields import Choice
+from ..schema.optim_args import parse
+from ..schema.optim_packages import Projected
+from .groups import decay_groups, projected_groups
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +24,12 @@ __all__ = ["make_optimizer"]
 
 TRANSLATIONS = {"learning_rate": "lr", "adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
 """Hugging Face's shared name: torch's argument."""
+
+BETAS = {"beta1": "betas", "beta2": "betas", "beta3": "betas"}
+"""Names of optim_args and of AdEMAMix's third coefficient, where a class does not take them as they are."""
+
+PROJECTION = ("rank", "update_proj_gap", "scale", "proj_type", "proj", "scale_type")
+"""What GaLore and APOLLO read in the param group of the projected matrices."""
 
 
 def make_optimizer(node: Any, model: nn.Module) -> Optimizer:
@@ -34,28 +43,49 @@ def make_optimizer(node: Any, model: nn.Module) -> Optimizer:
         keys = {key: value for key, value in node.items() if key != "_target_"}
     else:
         name = node._target_
-        keys = {f.name: getattr(node, f.name) for f in fields(node) if f.name != "_target_"}
+        keys = {f.name: getattr(node, f.name) for f in fields(node) if f.name not in ("_target_", "optim_args")}
         keys = {key: value for key, value in keys.items() if value is not None}
+        keys = {key: str(value) if isinstance(value, Choice) else value for key, value in keys.items()}
+        given = parse(node.optim_args)
+        # torch's own names in optim_args must win over the shared ones' values
+        keys = {k: v for k, v in keys.items() if not (_own_name(k) in given and k not in given)} | given
     target = get_object(name)
     first, *rest = signature(target).parameters.values()
     accepted = None if any(p.kind is Parameter.VAR_KEYWORD for p in rest) else {p.name: p.default for p in rest}
+    wanted = keys.pop("optim_target_modules", None) if isinstance(node, Projected) else None
+    projection = {key: keys.pop(key) for key in PROJECTION if wanted is not None and key in keys}
     arguments = own_names(name, keys, accepted)
     weight_decay = arguments.pop("weight_decay", (accepted or {}).get("weight_decay", 0.0))
     groups = getattr(target, "groups_of", decay_groups)(model, weight_decay)
+    if wanted is not None:
+        groups = projected_groups(model, groups, wanted, projection)
     if not any(group["params"] for group in groups):
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
     optimizer: Optimizer = build({"_target_": name, **arguments}, **{first.name: groups})
+    if name.startswith("bitsandbytes."):
+        _keep_embeddings(optimizer, model)
     return optimizer
 
 
-def own_names(target: str, keys: Mapping[str, Any], accepted: Collection[str] | None) -> dict[str, Any]:
+def _keep_embeddings(optimizer: Any, model: nn.Module) -> None:
+    """Embeddings' moments stay in 32 bits, as in the Trainer: their rows' gradients differ too much to share a scale."""
+    for module in model.modules():
+        if type(module).__name__ == "Embedding" and optimizer.args.optim_bits == 8:
+            optimizer.mng.register_module_override(module, "weight", {"optim_bits": 32})
+
+
+def _own_name(key: str) -> str:
+    return TRANSLATIONS.get(key, key)
+
+
+def own_names(target: str, keys: Mapping[str, Any], accepted: Mapping[str, Any] | None) -> dict[str, Any]:
     """The keys as ``target`` calls them; ``accepted`` are its arguments, None if it takes any. A key that it does not
     take is an error, and so is a weight decay that it would ignore. The class's own names win over the shared ones,
     which compose.py fills in whatever the class is."""
     arguments: dict[str, Any] = {}
     problems = []
     for key, value in sorted(keys.items(), key=lambda item: item[0] not in TRANSLATIONS):
-        name = key if accepted is not None and key in accepted else TRANSLATIONS.get(key, key)
+        name = key if accepted is not None and key in accepted else (TRANSLATIONS | BETAS).get(key, key)
         if accepted is not None and name not in accepted and not (name == "weight_decay" and not value):
             problems.append(
                 Problem(
@@ -68,7 +98,8 @@ def own_names(target: str, keys: Mapping[str, Any], accepted: Collection[str] | 
             )
         elif name == "betas" and key != "betas":
             index = int(key[-1]) - 1
-            arguments.setdefault("betas", [0.9, 0.999])[index] = value
+            default = list((accepted or {}).get("betas") or (0.9, 0.999))
+            arguments.setdefault("betas", default)[index] = value
         else:
             arguments[name] = value
     if problems:

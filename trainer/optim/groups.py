@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from ..problems import ConfigError, Problem
+
 Groups = list[dict[str, Any]]
 
 # Trainer.get_decay_parameter_names in transformers 5.23; its search of each suffix of a name equals one of the whole
@@ -32,3 +34,25 @@ def decay_groups(model: nn.Module, weight_decay: float) -> Groups:
         if parameter.requires_grad:
             groups[name not in decayed]["params"].append(parameter)
     return groups
+
+
+def projected_groups(model: nn.Module, groups: Groups, wanted: str | list[str], options: dict[str, Any]) -> Groups:
+    """``groups`` with the weights of the wanted linear layers moved to groups of their own, last, that hold ``options``.
+
+    ``wanted`` is read as Hugging Face's optim_target_modules. Raises ConfigError when it names no linear layer.
+    """
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    chosen = {id(module.weight) for name, module in linear.items() if _is_wanted(name, wanted)}
+    if not chosen & {id(parameter) for group in groups for parameter in group["params"]}:
+        what, key = "names no linear layer that is trained", "optim.optim_target_modules"
+        raise ConfigError([Problem(key=key, value=wanted, what=what, allowed=f"all-linear, or of {', '.join(linear)}")])
+    kept = [group | {"params": [p for p in group["params"] if id(p) not in chosen]} for group in groups]
+    moved = [group | {"params": [p for p in group["params"] if id(p) in chosen]} | options for group in groups]
+    return kept + [group for group in moved if group["params"]]
+
+
+def _is_wanted(name: str, wanted: str | list[str]) -> bool:
+    """transformers.trainer_utils.check_target_module_exists."""
+    if isinstance(wanted, str):
+        return wanted.replace("_", "-") == "all-linear" or bool(re.fullmatch(wanted, name))
+    return any(part in name or re.fullmatch(part, name) for part in wanted)

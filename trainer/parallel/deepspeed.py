@@ -274,7 +274,12 @@ class DeepSpeedEngine(Engine):
 
     def close(self) -> None:
         if self._engine is not None:
+            from deepspeed.comm import comm
+            from deepspeed.utils import groups
+
             self._engine.destroy()
+            # Both would outlive the process group and be taken for the next one's.
+            comm.cdb = groups._WORLD_GROUP = None
         for name in self._lent:
             os.environ.pop(name, None)
         distributed.close()

@@ -13,6 +13,19 @@ Factor = Callable[[int], float]
 """m(t): the factor of the learning rate at step t, from 0."""
 
 
+def set_rate(group: dict[str, Any], rate: float | Tensor) -> None:
+    """Set a param group's learning rate; in place where the optimizer keeps it as a tensor (a compiled step reads it)."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def as_number(rate: float | Tensor) -> float:
+    """A learning rate as a number: JSON-able, and no alias of a tensor that will change."""
+    return rate.item() if isinstance(rate, Tensor) else rate
+
+
 class Schedule(LRScheduler):
     """``lr = base_lr * factor(t)`` for every parameter group: LambdaLR's numbers, to the bit.
 
@@ -23,14 +36,15 @@ class Schedule(LRScheduler):
     def __init__(self, optimizer: Optimizer, factor: Factor) -> None:
         self.optimizer = optimizer
         self.factor = factor
-        self.base_lrs: list[float | Tensor] = [g.setdefault("initial_lr", g["lr"]) for g in optimizer.param_groups]
+        groups = optimizer.param_groups
+        self.base_lrs: list[float | Tensor] = [g.setdefault("initial_lr", as_number(g["lr"])) for g in groups]
         self.last_epoch = 0
         self._apply()
 
     def _apply(self) -> None:
         factor = self.factor(self.last_epoch)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base * factor
+            set_rate(group, base * factor)
 
     def step(self, epoch: int | None = None) -> None:
         """Set the learning rate of the next update (or of step ``epoch``)."""
@@ -41,7 +55,7 @@ class Schedule(LRScheduler):
         return [base * self.factor(self.last_epoch) for base in self.base_lrs]
 
     def get_last_lr(self) -> list[float | Tensor]:
-        return [group["lr"] for group in self.optimizer.param_groups]
+        return [as_number(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_epoch": self.last_epoch, "base_lrs": self.base_lrs}

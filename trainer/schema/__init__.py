@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import callbacks, data, logging, model, optim, parallel, scheduler, task
+from . import callbacks, data, logging, model, optim, optim_packages, parallel, scheduler, task
 from .config import Config
 
 __all__ = ["OPTIONS", "Config"]
@@ -16,6 +16,33 @@ OPTIONS: dict[str, dict[str, type]] = {
         "rmsprop": optim.RMSprop,
         "adafactor": optim.Adafactor,
         "muon": optim.Muon,
+        "adam": optim.Adam,
+        "nadam": optim.NAdam,
+        "radam": optim.RAdam,
+        "adamax": optim.Adamax,
+        "adadelta": optim.Adadelta,
+        "asgd": optim.ASGD,
+        "rprop": optim.Rprop,
+        "grokadamw": optim.GrokAdamW,
+        "torchao": optim_packages.TorchAO,
+        "torchao_4bit": optim_packages.TorchAO4bit,
+        "torchao_fp8": optim_packages.TorchAOFp8,
+        "bnb_adamw": optim_packages.BnbAdamW,
+        "bnb_ademamix": optim_packages.BnbAdEMAMix,
+        "bnb_lion": optim_packages.BnbLion,
+        "bnb_rmsprop": optim_packages.BnbRMSprop,
+        "schedule_free_sgd": optim_packages.ScheduleFreeSGD,
+        "schedule_free_radam": optim_packages.ScheduleFreeRAdam,
+        "schedule_free_adamw": optim_packages.ScheduleFreeAdamW,
+        "galore_adamw": optim_packages.GaLoreAdamW,
+        "galore_adafactor": optim_packages.GaLoreAdafactor,
+        "apollo_adamw": optim_packages.ApolloAdamW,
+        "stable_adamw": optim_packages.StableAdamW,
+        "soap": optim_packages.SOAP,
+        "apex": optim_packages.ApexAdam,
+        "torch_xla": optim_packages.XlaAdamW,
+        "torch_npu": optim_packages.NpuAdamW,
+        "anyprecision": optim_packages.AnyPrecisionAdamW,
     },
     "scheduler": {
         "constant": scheduler.Constant,
@@ -29,6 +56,7 @@ OPTIONS: dict[str, dict[str, type]] = {
         "inverse_sqrt": scheduler.InverseSqrt,
         "warmup_stable_decay": scheduler.WarmupStableDecay,
         "reduce_lr_on_plateau": scheduler.ReduceLROnPlateau,
+        "greedy": scheduler.Greedy,
     },
     "parallel": {
         "single": parallel.Single,

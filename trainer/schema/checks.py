@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ..problems import Problem
-from . import callbacks, logging, model, parallel, scheduler
+from . import callbacks, logging, model, optim_checks, parallel, scheduler, trade_checks
 from .checkpoint import SaveStrategy
 from .config import Config
 from .data import Digits
 from .evaluation import IntervalStrategy
+from .evaluation_checks import best_metric, metric_function, switches
 
 Rule = Callable[[Config], Iterator[Problem]]
 
@@ -39,8 +40,10 @@ def _misplaced(node: Any, key: str) -> Iterator[Problem]:
                 yield from _misplaced(value, name)
             else:
                 yield Problem(key=name, what=f"refers to a whole {type(value).__name__}, not to a value")
-        elif isinstance(value, dict | list) and not declared.startswith(("Any", type(value).__name__)):
+        elif isinstance(value, dict | list) and type(value).__name__ not in declared and "Any" not in declared:
             yield Problem(key=name, value=value, what="refers to a mapping or list, not to a value")
+        elif isinstance(value, str) and declared.startswith(("dict[", "list[")):
+            yield Problem(key=name, value=value, what="refers to a text, not to a mapping or list")
 
 
 def bounds(config: Config) -> Iterator[Problem]:
@@ -67,9 +70,13 @@ def _bounds(node: Any, key: str) -> Iterator[Problem]:
         yield Problem(key=key, value=node, what="is not a finite number")
 
 
+def _finite(value: float) -> bool:
+    return isinstance(value, int) or math.isfinite(value)  # an int may be too long for a float
+
+
 def _out_of_bounds(key: str, value: float, limits: Any) -> Problem | None:
     ok = (
-        math.isfinite(value)
+        _finite(value)
         and value >= limits.get("minimum", -math.inf)
         and value > limits.get("above", -math.inf)
         and value <= limits.get("maximum", math.inf)
@@ -82,7 +89,7 @@ def _out_of_bounds(key: str, value: float, limits: Any) -> Problem | None:
     return Problem(
         key=key,
         value=value,
-        what="is out of range" if math.isfinite(value) else "is not a finite number",
+        what="is out of range" if _finite(value) else "is not a finite number",
         allowed=allowed,
     )
 
@@ -102,7 +109,7 @@ def intervals(config: Config) -> Iterator[Problem]:
         ),
         ("checkpoint.save_steps", config.checkpoint.save_steps, config.checkpoint.save_strategy == SaveStrategy.steps),
     ):
-        if used and value is not None and math.isfinite(value) and value >= 1 and value != int(value):
+        if used and value is not None and _finite(value) and value >= 1 and value != int(value):
             what = "is neither a whole number of steps nor a share below 1"
             yield Problem(key=key, value=value, what=what, fix=f"{key}={int(value)}")
 
@@ -125,7 +132,7 @@ def evaluation_data(config: Config) -> Iterator[Problem]:
     evaluation = config.evaluation
     asked = [("eval_strategy", evaluation.eval_strategy)] if evaluation.eval_strategy != IntervalStrategy.no else []
     asked += [("eval_on_start", True)] if evaluation.eval_on_start else []  # type: ignore[list-item]
-    if config.data.eval_dataset is None:
+    if not config.data.eval_dataset:
         for name, value in asked:
             off = "no" if name == "eval_strategy" else "false"
             fix = f"data.eval_dataset._target_=package.Dataset or evaluation.{name}={off}"
@@ -174,7 +181,7 @@ def best_model(config: Config) -> Iterator[Problem]:
         )
     elif evaluation.eval_strategy == IntervalStrategy.steps:
         every, save = evaluation.eval_steps or config.logging.logging_steps, saving.save_steps
-        if not (math.isfinite(every) and math.isfinite(save)) or every <= 0 or save <= 0:
+        if not (_finite(every) and _finite(save)) or every <= 0 or save <= 0:
             return
         ratio = save / every
         if (every < 1) != (save < 1) or abs(ratio - round(ratio)) > 1e-6 or round(ratio) < 1:
@@ -348,6 +355,9 @@ RULES: tuple[Rule, ...] = (
     evaluation_data,
     needs_evaluation,
     best_model,
+    best_metric,
+    metric_function,
+    switches,
     precision,
     schedule,
     workers,
@@ -357,4 +367,6 @@ RULES: tuple[Rule, ...] = (
     optimizers,
     resume,
     packages,
+    *trade_checks.RULES,
+    *optim_checks.RULES,
 )

@@ -31,8 +31,8 @@ class Data:
     train_dataset: Any = MISSING
     """Map-style or iterable dataset; an item is a dict of tensors, numbers or lists, or an (input, target) tuple."""
     eval_dataset: Any = None
-    """Dataset for evaluation; required when evaluation.eval_strategy is not `no`. Several: a mapping of names to datasets
-    gives `eval_<name>_loss` and so on, all in one record (HF: a dict as eval_dataset, a record for each)."""
+    """Dataset for evaluation; required when evaluation.eval_strategy is not `no`. A mapping of names to datasets gives
+    `eval_<name>_loss` and so on, all in one record (HF: a dict as eval_dataset, a record for each)."""
     predict_dataset: Any = None
     """Dataset for run.do_predict; items need no target."""
     collate_fn: str | None = None

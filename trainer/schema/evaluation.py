@@ -41,14 +41,14 @@ class Evaluation:
     per_device_eval_batch_size: int = number(8, minimum=1)
     """Samples of one evaluation batch on one device (HF: per_device_eval_batch_size)."""
     compute_metrics: str | None = None
-    """Dotted name of a function from an EvalPrediction (HF's: predictions, label_ids, inputs, losses; numpy arrays in the
-    data's order, on rank 0 alone) to a dict of numbers: `eval_<name>`. A class is made once, without arguments, and its
-    object called (HF: Trainer(compute_metrics=)). `task.metrics` needs no code and keeps no predictions."""
+    """Dotted name of a function from an EvalPrediction (HF's: predictions, label_ids, inputs, losses; numpy arrays in
+    the data's order, on rank 0 alone) to a dict of numbers: `eval_<name>`. A class is made once, without arguments, and
+    its object called (HF: Trainer(compute_metrics=)). `task.metrics` needs no code and keeps no predictions."""
     prediction_loss_only: bool = False
     """Measure the loss alone: no metrics, and no file of predictions (HF: prediction_loss_only)."""
     include_for_metrics: list[MetricInput] = field(default_factory=list)
-    """What else EvalPrediction holds: `inputs` (the model's main input), `loss` (a batch's mean, for each of its samples)
-    (HF: include_for_metrics)."""
+    """What else EvalPrediction holds: `inputs` (the model's main input), `loss` (a batch's mean, for each of its
+    samples) (HF: include_for_metrics)."""
     batch_eval_metrics: bool = False
     """Call compute_metrics(prediction, compute_result=BOOL) for every batch of all ranks, true with the last one, whose
     result counts: nothing is kept. It gets tensors on the device (HF: batch_eval_metrics; with `inputs` the main input
@@ -60,5 +60,5 @@ class Evaluation:
     """False: compute_metrics gets lists with an entry per batch (of all ranks), true: whole arrays, ragged ones padded
     with -100 (HF: eval_do_concat_batches)."""
     eval_use_gather_object: bool = False
-    """Let predictions hold any Python objects: a list in them is one of per-sample items, and predictions go to a .jsonl
-    (HF: eval_use_gather_object, which a bug limits to the first evaluation)."""
+    """Let predictions hold any Python objects: a list in them is one of per-sample items, and run.do_predict writes
+    predictions.jsonl (HF: eval_use_gather_object, which a bug limits to the first evaluation)."""

@@ -114,7 +114,7 @@ REMARKS: dict[str, str] = {
     "tpu_num_cores": "was removed from transformers in 5.0; TPUs are not supported here",
     "use_mps_device": "was removed from transformers in 5.0: a visible device is used unless run.use_cpu=true",
     "ray_scope": "was removed from transformers in 5.0; sweeps are `-m KEY=a,b`",
-    "group_by_length": "is data.train_sampling_strategy=group_by_length, which is not available yet in this version",
+    "group_by_length": "is data.train_sampling_strategy=group_by_length",
     "trackio_space_id": "belongs to trackio, which is not among the reporters yet",
     "trackio_bucket_id": "belongs to trackio, which is not among the reporters yet",
     "trackio_static_space_id": "belongs to trackio, which is not among the reporters yet",

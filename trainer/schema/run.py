@@ -26,9 +26,9 @@ class Run:
     inputs or outputs ends the run, naming module and batch, with the largest and smallest numbers of the modules before
     it in train.log; slow. `tpu_metrics_debug`: torch_xla's metrics in train.log after each evaluation."""
     do_train: bool = True
-    """Train. False: evaluate or predict with the weights of checkpoint.resume_from_checkpoint (with `auto`, those of the
-    newest run with the same config), or else with the model's own, and leave that run as it is (HF: do_train, false by
-    default, for scripts to read)."""
+    """Train. False: evaluate or predict, with the weights of checkpoint.resume_from_checkpoint (`auto`: the newest run
+    with the same config) or else the model's own, in a directory of its own (HF: do_train, false by default, for
+    scripts to read). data.train_dataset is not built then."""
     do_eval: bool = False
     """Evaluate the final weights: after training those that `model/` holds, unless the last step's evaluation was of
     these (HF: do_eval, for scripts to read; eval_strategy alone says when training evaluates)."""

@@ -134,3 +134,28 @@ class ReduceLROnPlateau:
     cooldown: int = number(0, minimum=0)
     min_lr: float = number(0.0, minimum=0)
     eps: float = number(1e-8, minimum=0)
+
+
+@dataclass(kw_only=True, slots=True)
+class Greedy(ReduceLROnPlateau):
+    """Larger (divided by `factor`) after evaluations that improve, smaller after those that do not; stepped, and its
+    direction chosen, as reduce_lr_on_plateau's. (HF: greedy)"""
+
+    _target_: str = "trainer.scheduler.greedy.greedy"
+    factor: float = number(0.95, above=0, below=1)
+    patience: int = number(10, minimum=0)
+    """Evaluations in a row beyond which the rate changes."""
+    threshold: float = number(1e-6, minimum=0)
+    threshold_mode: ThresholdMode = ThresholdMode.abs
+    cooldown: int = number(0, minimum=0)
+    """Evaluations without counting after a decrease."""
+    warmup: int = number(0, minimum=0)
+    """Evaluations without counting after an increase."""
+    min_lr: float = number(1e-3, minimum=0)
+    """HF's default is above its learning_rate of 5e-5, where it only ever grows; here that is an error."""
+    max_lr: float = number(1.0, above=0)
+    smooth: bool = False
+    """Compare the mean of the last window_size metrics."""
+    window_size: int = number(50, minimum=1)
+    reset_start: int = number(500, minimum=1)
+    """Decreases at min_lr after which everything starts anew."""

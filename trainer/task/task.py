@@ -20,9 +20,10 @@ TARGET_KEYS = ("labels", "label", "target")
 
 @dataclass(slots=True)
 class Output:
-    """What evaluation learns from one batch."""
+    """What evaluation or prediction learns from one batch."""
 
-    loss: Tensor
+    loss: Tensor | None
+    """None only from `predict`."""
     predictions: Tensor | None = None
     targets: Tensor | None = None
 
@@ -37,6 +38,10 @@ class Task(ABC):
     def evaluate(self, model: nn.Module, batch: Any) -> Output:
         """The loss, and what the metrics compare. Called without gradients."""
         return Output(self.loss(model, batch))
+
+    def predict(self, model: nn.Module, batch: Any) -> Output:
+        """As evaluate; but the batch may lack a target, and the result a loss and targets."""
+        return self.evaluate(model, batch)
 
     def metrics(self) -> dict[str, Metric]:
         """New torchmetrics by name, fed (predictions, targets) of every evaluated batch: `eval_<name>`."""
@@ -65,18 +70,25 @@ class Supervised(Task):
         """Mean loss over the items."""
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        return self.evaluate(model, batch).loss
+        loss = self.evaluate(model, batch).loss
+        assert loss is not None
+        return loss
 
     def evaluate(self, model: nn.Module, batch: Any) -> Output:
+        output = self.predict(model, batch)
+        if output.loss is None:
+            keys = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+            raise ValueError(
+                f"no loss: {type(model).__name__} returned none, and the batch ({keys}) has no target; "
+                f"name it one of {', '.join(self.target_names)}, or set data.label_names"
+            )
+        return output
+
+    def predict(self, model: nn.Module, batch: Any) -> Output:
         target = target_of(batch, self.label_names)
         output = call(model, batch, without=self.target_names if self.label_smoothing else ())
         loss, predictions = (None, output) if isinstance(output, Tensor) else unpack(output)
-        if loss is None:
-            if target is None:
-                raise ValueError(
-                    f"no loss: {type(model).__name__} returned none, and the batch ({', '.join(batch)}) has no target; "
-                    f"name it one of {', '.join(self.target_names)}, or set data.label_names"
-                )
+        if loss is None and target is not None:
             loss = self.criterion(predictions, target)
         return Output(loss, predictions, target)
 
@@ -88,7 +100,7 @@ class Supervised(Task):
     def columns(self, model: nn.Module) -> frozenset[str] | None:
         """The keys of a dict item that this task and the model use; None where anything may be used."""
         own = type(self)
-        if own.loss is not Supervised.loss or own.evaluate is not Supervised.evaluate:
+        if any(getattr(own, name) is not getattr(Supervised, name) for name in ("loss", "evaluate", "predict")):
             return None
         parameters = inspect.signature(model.forward).parameters.values()
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -99,7 +111,8 @@ class Supervised(Task):
 
 
 def call(model: nn.Module, batch: Any, *, without: Sequence[str] = ()) -> Any:
-    """The model's output: `model(**batch)` with the keys that forward accepts, or `model(input)`."""
+    """The model's output: `model(**batch)` with the keys that forward accepts, or `model(input)`; for prediction the
+    input may come without a target."""
     if isinstance(batch, Mapping):
         accepted = accepted_keys(model)
         inputs = batch if accepted is None else {key: value for key, value in batch.items() if key in accepted}
@@ -111,8 +124,10 @@ def call(model: nn.Module, batch: Any, *, without: Sequence[str] = ()) -> Any:
                 f"the batch has none of these, but {', '.join(map(str, batch))}"
             )
         return model(**inputs)
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+    if isinstance(batch, (tuple, list)) and len(batch) in (1, 2):
         return model(batch[0])
+    if isinstance(batch, Tensor):
+        return model(batch)
     raise TypeError(f"a batch is a dict or an (input, target) pair, not {type(batch).__name__}")
 
 

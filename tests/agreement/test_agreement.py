@@ -1,0 +1,91 @@
+"""Losses, learning rates, gradient norms, evaluations, checkpoints: ours are transformers' Trainer's."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from . import parts, runs, table
+
+ROWS = table.rows()
+
+
+def check(row: table.Row, directory: Path) -> None:
+    mine = runs.ours(row.kind, row.arguments, directory / "ours", *row.ours)
+    best = "metric_for_best_model" in row.arguments or "load_best_model_at_end" in row.arguments
+    dropout = {"dropout": 0.3} if "model.dropout=0.3" in row.ours else {}
+    his = runs.theirs(row.kind, row.arguments | row.remedy, directory / "theirs", **row.settings(), **dropout)
+    differences = runs.compare(mine, his, best=best)
+    if path := os.environ.get("AGREEMENT_REPORT"):
+        with open(path, "a") as file:
+            print(json.dumps({"row": row.name, "tolerance": row.tolerance, **differences.numbers}), file=file)
+    assert not differences.beyond(row.tolerance), f"{row.name}: {differences.beyond(row.tolerance)}"
+    if row.on_purpose:
+        plain = runs.theirs(row.kind, row.arguments, directory / "plain", **dropout)
+        assert runs.compare(mine, plain, best=best).beyond(row.tolerance), f"{row.name}: no difference to explain: {row.on_purpose}"
+
+
+def test_the_table_holds_sixty_different_combinations() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS) >= 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_the_runs_agree(row: table.Row, tmp_path: Path) -> None:
+    check(row, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(20))
+def test_combinations_that_nobody_chose_agree(number: int, tmp_path: Path) -> None:
+    check(draw(random.Random(f"agreement {number}")), tmp_path)
+
+
+def draw(dice: random.Random) -> table.Row:
+    """A combination at random."""
+    kind = dice.choice(["plain", "scored", "gpt2"])
+    steps = dice.randint(4, 16)
+    accumulation, batch = dice.choice([1, 1, 2, 3, 4]), dice.randint(2, 12)
+    arguments: dict[str, Any] = table.optimizer(dice.choice(table.OPTIMIZERS))
+    arguments |= dice.choice([*table.SCHEDULES, table.PLATEAU]) | {
+        "seed": dice.randrange(1000),
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "per_device_eval_batch_size": dice.randint(1, 24),
+        "weight_decay": dice.choice([0.0, 0.1]),
+        "max_grad_norm": dice.choice([0.0, 0.1, 1.0, 10.0]),
+        "bf16": dice.random() < 0.3,
+        "label_smoothing_factor": dice.choice([0.0, 0.0, 0.1]),
+        "logging_steps": dice.choice([1, 1, 1, 2, 0.2]),
+        "logging_first_step": dice.random() < 0.5,
+        "save_strategy": (saving := dice.choice(["no", "steps", "epoch"])),
+    }
+    if saving == "steps":
+        arguments["save_steps"] = dice.choice([3, 0.35])
+    if "eval_strategy" not in arguments:
+        arguments["eval_strategy"] = dice.choice(["no", "steps", "epoch"])
+    if arguments["eval_strategy"] != "no":
+        arguments |= {"eval_delay": dice.choice([0, 0, 1.3]), "eval_on_start": dice.random() < 0.3}
+    if arguments["eval_strategy"] == "steps":
+        arguments.setdefault("eval_steps", dice.choice([2, 3, 0.4, None]))
+    updates = -(-parts.SAMPLES // (batch * accumulation))
+    arguments |= {"max_steps": steps} if dice.random() < 0.5 else {"num_train_epochs": round(steps / updates, 2)}
+    ragged = accumulation > 1 and parts.SAMPLES % batch and parts.SAMPLES % (batch * accumulation) > batch
+    if not ragged or kind == "gpt2" or ("max_steps" in arguments and steps < updates):
+        return table.Row(kind, arguments)
+    if arguments["label_smoothing_factor"]:  # compute_loss_func, which weighs samples, replaces it
+        arguments |= {"label_smoothing_factor": 0.0}
+    return table.Row(
+        kind,
+        arguments,
+        on_purpose=table.WEIGHTS,
+        settings=lambda: {"compute_loss_func": runs.mean_over_samples},
+    )

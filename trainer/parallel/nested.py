@@ -1,0 +1,64 @@
+"""Optimizer state that is no plain tensor, as dotted keys: tensor subclasses (torchao's quantised moments), lists of
+tensors, objects (GaLore's projector). Nothing is pickled: the optimizer makes its objects, a checkpoint fills them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """(dotted key, plain tensor or JSON-able value) of one entry of an optimizer's state."""
+    parts = _parts(value)
+    if parts is None:
+        yield key, value
+    for name, part in (parts or {}).items():
+        yield from leaves(f"{key}.{name}", part)
+
+
+def is_nested(key: str) -> bool:
+    """Whether a key is a part of something."""
+    return "." in key
+
+
+def rebuild(templates: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of which ``leaves`` made ``flat``; ``templates`` are entries of the same kinds, and are filled."""
+    names = dict.fromkeys(full.split(".")[0] for full in flat)
+    return {name: flat[name] if name in flat else _filled(name, templates[name], flat) for name in names}
+
+
+def _parts(value: Any) -> dict[str, Any] | None:
+    """The parts of something that is stored in parts."""
+    if isinstance(value, Tensor):
+        if isinstance(value, DTensor) or not is_traceable_wrapper_subclass(value):
+            return None
+        names, _ = value.__tensor_flatten__()
+        return {name: getattr(value, name) for name in names}
+    if isinstance(value, list | tuple):
+        return {str(i): part for i, part in enumerate(value)} if any(_is_stored(part) for part in value) else None
+    return dict(vars(value)) if hasattr(value, "__dict__") else None
+
+
+def _is_stored(value: Any) -> bool:
+    return isinstance(value, Tensor) or _parts(value) is not None
+
+
+def _filled(key: str, template: Any, flat: Mapping[str, Any]) -> Any:
+    parts = _parts(template)
+    if key in flat or parts is None:
+        saved = flat[key]
+        return saved.to(template.device) if isinstance(saved, Tensor) and isinstance(template, Tensor) else saved
+    parts = {name: _filled(f"{key}.{name}", part, flat) for name, part in parts.items()}
+    if isinstance(template, Tensor):
+        _, context = template.__tensor_flatten__()  # type: ignore[attr-defined]
+        return type(template).__tensor_unflatten__(parts, context, template.shape, template.stride())  # type: ignore[attr-defined]
+    if isinstance(template, list | tuple):
+        return type(template)(parts.values())
+    for name, part in parts.items():
+        setattr(template, name, part)
+    return template
