@@ -42,6 +42,7 @@ VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
     "workers": lambda: {"data": workers(2)},
     "fp16": lambda: {"precision": Precision(fp16=True)},
     "bf16": lambda: {"precision": Precision(bf16=True)},
+    "async": lambda: {"checkpoint": Checkpoint(save_steps=1, async_save=True)},
     "sgd": lambda: {"optim": SGD(learning_rate=0.1, momentum=0.9)},
     "plateau": lambda: {"scheduler": ReduceLROnPlateau(patience=0, factor=0.5)},
     "one_sample": lambda: {

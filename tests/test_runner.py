@@ -345,6 +345,12 @@ def test_every_epoch_ends_once_also_when_it_was_interrupted_at_its_end(tmp_path:
     assert (tmp_path / "whole.txt").read_text().split("\n")[:-1] == ["begin 0", "end 7", "begin 7", "end 14"]
 
 
+def test_a_signal_in_the_last_step_interrupts_nothing(tmp_path: Path) -> None:
+    kill = {"_target_": "tests.jobs.KillAt", "step": STEPS, "number": 15}
+    assert jobs.train(still(callbacks={"kill": kill}), tmp_path / "run") == [0]
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
 def test_another_update_size_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert jobs.train(still(checkpoint=Checkpoint(save_steps=4)), tmp_path / "run") == [0]
     train = Train(per_device_train_batch_size=4, num_train_epochs=2.0)

@@ -80,8 +80,10 @@ def does_not_fit(error: BaseException, size: int) -> bool:
         return False
     if is_out_of_memory(error):
         distributed.raise_flag(_FLAG)
-        return True
-    return isinstance(error, Exception) and distributed.flag_is_up(_FLAG)
+    elif not (isinstance(error, Exception) and distributed.flag_is_up(_FLAG)):
+        return False
+    distributed.hang_up()
+    return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:

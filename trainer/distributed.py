@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -14,9 +19,16 @@ T = TypeVar("T")
 _control: dist.ProcessGroup | None = None
 """Gloo group on the CPU for what the ranks agree on: flags neither wait for a GPU nor mix with gradient traffic."""
 
+_background: dist.ProcessGroup | None = None
+"""The same for a thread beside the training, between open_background and close."""
+
+_thread = threading.local()
+
 _store: Any = None
 """Where the ranks meet again after ``close``, between keep_store and forget_store."""
 _meetings = 0
+_sockets: set[tuple[int, int]] = set()
+"""The gloo groups' connections to the other ranks: file descriptor and inode."""
 
 
 def rank() -> int:
@@ -51,19 +63,45 @@ def init(backend: str | None, timeout_s: float, device: torch.device) -> None:
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id)
         return
+    before = _open_sockets()
     if _store is None:
         dist.init_process_group(backend, timeout=timeout, device_id=device_id)
     else:
         again = dist.PrefixStore(f"trainer/{_meetings}", _store)  # type: ignore[attr-defined]
-        here = {"rank": rank(), "world_size": world_size()}
-        dist.init_process_group(backend, store=again, timeout=timeout, device_id=device_id, **here)
+        dist.init_process_group(
+            backend, store=again, rank=rank(), world_size=world_size(), timeout=timeout, device_id=device_id
+        )
     _control = dist.new_group(backend="gloo", timeout=timeout)
+    _sockets.clear()
+    _sockets.update(_open_sockets() - before)
+
+
+def _group() -> dist.ProcessGroup | None:
+    """The group of this thread's agreements."""
+    return getattr(_thread, "group", _control)
+
+
+def open_background() -> None:
+    """Make the group of in_background (collective)."""
+    global _background
+    if _control is not None and _background is None:
+        _background = dist.new_group(backend="gloo")
+
+
+@contextmanager
+def in_background() -> Iterator[None]:
+    """This thread's agreements go through a group of their own."""
+    _thread.group = _background
+    try:
+        yield
+    finally:
+        del _thread.group
 
 
 def close() -> None:
     """Leave the process group, if there is one."""
-    global _control
-    _control = None
+    global _control, _background
+    _control = _background = None
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -94,46 +132,75 @@ def flag_is_up(name: str) -> bool:
     return _store is not None and bool(_store.check([f"trainer/{_meetings}/{name}"]))
 
 
+def hang_up() -> None:
+    """Break the gloo connections to the other ranks: who waits for this one gets an error instead. To destroy the groups
+    is not enough, since torch's caches may keep them alive; to abort them does nothing (torch 2.13)."""
+    for fd, _ in _sockets & _open_sockets():
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            if connection.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            try:
+                ports = connection.getsockname()[1], connection.getpeername()[1]
+                if int(os.environ.get("MASTER_PORT", 0)) not in ports:  # the store's
+                    connection.shutdown(socket.SHUT_RDWR)
+            except OSError:  # it listens, or is closed
+                continue
+
+
+def _open_sockets() -> set[tuple[int, int]]:
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        try:
+            status = os.fstat(int(name))
+        except OSError:  # the listing's own
+            continue
+        if stat.S_ISSOCK(status.st_mode):
+            found.add((int(name), status.st_ino))
+    return found
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
-    if _control is not None:
-        dist.barrier(group=_control)
+    if (group := _group()) is not None:
+        dist.barrier(group=group)
 
 
 def broadcast(value: T) -> T:
     """Rank 0's ``value`` (small, JSON-able), on every rank."""
-    if _control is None:
+    if (group := _group()) is None:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, group=_control)
+    dist.broadcast_object_list(box, src=0, group=group)
     return box[0]
 
 
 def gather(value: T) -> list[T] | None:
     """Every rank's ``value`` (JSON-able, or numpy arrays) in rank order on rank 0, None elsewhere."""
-    if _control is None:
+    if (group := _group()) is None:
         return [value]
     values: list[Any] | None = [None] * world_size() if is_main() else None
-    dist.gather_object(value, values, dst=0, group=_control)
+    dist.gather_object(value, values, dst=0, group=group)
     return values
 
 
 def all_max(value: int) -> int:
     """The largest of the ranks' numbers, on every rank."""
-    return value if _control is None else _reduce(value, dist.ReduceOp.MAX, _control)
+    return _reduce(value, dist.ReduceOp.MAX)
 
 
 def all_or(flags: int) -> int:
     """The union of the ranks' bit masks, on every rank: what any one wishes, all do."""
-    return flags if _control is None else _reduce(flags, dist.ReduceOp.BOR, _control)
+    return _reduce(flags, dist.ReduceOp.BOR)
 
 
 def all_sum(value: int) -> int:
     """The sum of the ranks' numbers, on every rank."""
-    return value if _control is None else _reduce(value, dist.ReduceOp.SUM, _control)
+    return _reduce(value, dist.ReduceOp.SUM)
 
 
-def _reduce(value: int, op: dist.ReduceOp.RedOpType, group: dist.ProcessGroup) -> int:
+def _reduce(value: int, op: dist.ReduceOp.RedOpType) -> int:
+    if (group := _group()) is None:
+        return value
     box = torch.tensor(value, dtype=torch.int64)
     dist.all_reduce(box, op, group=group)
     return int(box)

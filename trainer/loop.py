@@ -76,7 +76,7 @@ class Loop:
             events.on_epoch_begin(state, control)
             for micro_batches, epoch_end in self.data.steps():
                 events.on_step_begin(state, control)
-                rate = self.optimizer.param_groups[0]["lr"]
+                rate = float(self.optimizer.param_groups[0]["lr"])  # a tensor changes in place
                 out = self.step(micro_batches)
                 state.step += 1
                 epoch_end |= state.step >= state.max_steps  # a run that ends within an epoch ends it
@@ -88,7 +88,8 @@ class Loop:
                 if control.should_training_stop or state.step >= state.max_steps:
                     break
         events.on_train_end(state, control)
-        return self.interrupts.status or "completed"
+        done = state.step >= state.max_steps  # a signal in the last step interrupts nothing
+        return "completed" if done or self.interrupts.status is None else self.interrupts.status
 
     def step(self, micro_batches: list[MicroBatch]) -> StepOutput:
         """One optimizer update: accumulate, backpropagate, clip, update."""

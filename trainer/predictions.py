@@ -78,14 +78,17 @@ class Collector:
         devices = [x.device for x in _leaves(self.held[0]) if isinstance(x, Tensor)]
         self.flush()
         device = devices[0] if devices else torch.device("cpu")
-        part = _each(partial(_to_tensor, device), self.batches.pop()) if self.batches else None
-        return part  # type: ignore[no-any-return]
+        if not self.batches:
+            return None
+        whole: Part = _each(partial(_to_tensor, device), self.batches.pop())
+        return whole
 
     def result(self, *, concatenate: bool = True) -> Part:
         """Everything, on rank 0: whole arrays, or lists with an entry per batch."""
         self.flush()
         if concatenate or not self.batches:
-            return _join(self.batches)
+            whole: Part = _join(self.batches)
+            return whole
         names = self.batches[0]
         return {name: None if names[name] is None else [batch[name] for batch in self.batches] for name in names}
 

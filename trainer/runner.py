@@ -7,6 +7,8 @@ import math
 import os
 import shutil
 import time
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from torch import nn
 
 from . import batch_size, checkpoint, distributed, run_directory
+from .background import Background
 from .best import Best
 from .build import build, load
 from .compile import speed_up
@@ -24,6 +27,7 @@ from .data.plan import BatchPlan
 from .debug import watchers
 from .events import Callback, Events, build_reporters, describe
 from .export import export_weights
+from .hub import Hub
 from .inference import Inference, weights_to_use
 from .interrupts import Interrupts
 from .intervals import Intervals
@@ -33,7 +37,7 @@ from .memory import EmptyCache, measured, save_memory
 from .meter import Meter
 from .neftune import add_noise
 from .optim import make_optimizer
-from .parallel.engine import Engine
+from .parallel.engine import Engine, Shard
 from .rng import capture_rng, restore_rng, seed_everything
 from .scheduler import make_scheduler
 from .schema import Config
@@ -127,6 +131,8 @@ class Session:
         if train.auto_find_batch_size:
             distributed.keep_store()
 
+        self.background: Background[Path] | None = Background() if config.checkpoint.async_save else None
+
         world, rank = distributed.world_size(), distributed.rank()
         plan = BatchPlan(self.batch_size, train.gradient_accumulation_steps, world, rank)
         data_seed = seed if config.data.data_seed is None else config.data.data_seed
@@ -180,8 +186,11 @@ class Session:
     def train(self) -> str:
         """Resume if asked to, tell the reporters, run the loop, export the weights."""
         config, state = self.config, self.state
+        hub = Hub(config, self.directory, self.engine, self.loop.model) if config.hub.push_to_hub else None
         self.events = self.loop.events = Events(
-            {name: self.callback(node) for name, node in config.callbacks.items()} | self.own_callbacks,
+            {name: self.callback(node) for name, node in config.callbacks.items()}
+            | self.own_callbacks
+            | ({"hub": hub} if hub else {}),
             build_reporters(config.logging.reporters) if distributed.is_main() else {},
             timeout=config.logging.reporter_timeout,
         )
@@ -213,9 +222,12 @@ class Session:
         self.started = self.loop.started = time.perf_counter()
         with measured("train", self.engine.device, self.memory, skip=config.logging.skip_memory_metrics):
             status = self.loop.run()
+        self.finish_saving()
         if status == "completed":
             self.summarise()
             self.export()
+            if hub:
+                hub.end(state)
             self.infer()
         return status
 
@@ -263,33 +275,49 @@ class Session:
             shards = [shard for shard in shards if shard.name.startswith("model/")]
         if state.best_step == state.step:
             state.best_checkpoint = state.step
-        path = checkpoint.save(
-            self.checkpoints,
+        write = partial(
+            self._write,
             state.step,
-            shards=shards,
             state={
                 "state": {name: getattr(state, name) for name in _KEPT},
                 "engine": {} if config.save_only_model else engine_state.meta,
-                "scheduler": self.scheduler.state_dict(),
+                "scheduler": deepcopy(self.scheduler.state_dict()),
                 "data": {
                     "epoch": self.data.epoch,
                     "step_in_epoch": self.data.step_in_epoch,
                     "update_size": self.data.plan.update_size,
                     "batch_size": self.batch_size,
                 },
-                "callbacks": self.events.state_dict(),
+                "callbacks": deepcopy(self.events.state_dict()),
                 "only_model": config.save_only_model,
             },
             rank_state={"rng": capture_rng(), "meter": self.loop.meter.state_dict()},
+            protect=[state.step, *filter(None, [state.best_checkpoint])],
         )
-        checkpoint.prune(
-            self.checkpoints, config.save_total_limit, [state.step, *filter(None, [state.best_checkpoint])]
-        )
-        self.events.on_save(state, self.control, path)
+        if self.background is None:
+            self.events.on_save(state, self.control, write(shards=shards))
+        else:
+            self.finish_saving()
+            copies = [replace(shard, data=shard.data.to("cpu", copy=True)) for shard in shards]
+            self.background.start(partial(write, shards=copies))
+
+    def _write(
+        self, step: int, *, shards: list[Shard], state: dict[str, Any], rank_state: dict[str, Any], protect: list[int]
+    ) -> Path:
+        path = checkpoint.save(self.checkpoints, step, shards=shards, state=state, rank_state=rank_state)
+        checkpoint.prune(self.checkpoints, self.config.checkpoint.save_total_limit, protect)
+        return path
+
+    def finish_saving(self) -> None:
+        """Wait for the checkpoint that is being written, if any, and tell the callbacks."""
+        path = self.background.wait() if self.background else None
+        if path is not None:
+            self.events.on_save(self.state, self.control, path)
 
     def rollback(self) -> None:
         """Back to the newest checkpoint; the data goes on after the batch that went wrong."""
         cursor = self.data.epoch, self.data.step_in_epoch
+        self.finish_saving()
         path, warnings = checkpoint.newest(self.checkpoints)
         if path is None:
             raise RuntimeError(
@@ -341,8 +369,8 @@ class Session:
         size, saved_size = self.data.plan.update_size, kept["data"]["update_size"]
         if size != saved_size:
             raise CheckpointError(
-                f"{path} was saved with {saved_size} samples per update, this run has {size} (per_device_train_batch_size "
-                "x gradient_accumulation_steps x ranks): its place in the data has no meaning here; fix: the same product"
+                f"{path} was saved with {saved_size} samples per update, this run has {size}: its place in the data "
+                "has no meaning here; fix: the same per_device_train_batch_size x gradient_accumulation_steps x ranks"
             )
         self.engine.load_state(saved.reader, kept["engine"])
         self.restore(kept)

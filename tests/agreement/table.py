@@ -70,7 +70,7 @@ class Row:
         weighed = self.kind == "gpt2" and self.arguments.get("gradient_accumulation_steps", 1) > 1
         smoothed = self.arguments.get("label_smoothing_factor")
         reordered = weighed or smoothed or self.on_purpose == WEIGHTS
-        return 5e-3 if self.arguments.get("bf16") and reordered else TOLERANCE
+        return 2e-3 if self.arguments.get("bf16") and reordered else TOLERANCE
 
     @property
     def name(self) -> str:
@@ -154,7 +154,7 @@ def rows() -> list[Row]:
                 "eval_strategy": "steps",
                 "eval_steps": 2,
                 "save_steps": 2,
-                "save_total_limit": 1,
+                "save_total_limit": 2,
                 "load_best_model_at_end": True,
                 "learning_rate": 0.1,
             },

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -51,8 +52,7 @@ def _is_stored(value: Any) -> bool:
 def _filled(key: str, template: Any, flat: Mapping[str, Any]) -> Any:
     parts = _parts(template)
     if key in flat or parts is None:
-        saved = flat[key]
-        return saved.to(template.device) if isinstance(saved, Tensor) and isinstance(template, Tensor) else saved
+        return _like(template, flat[key])
     parts = {name: _filled(f"{key}.{name}", part, flat) for name, part in parts.items()}
     if isinstance(template, Tensor):
         _, context = template.__tensor_flatten__()  # type: ignore[attr-defined]
@@ -62,3 +62,11 @@ def _filled(key: str, template: Any, flat: Mapping[str, Any]) -> Any:
     for name, part in parts.items():
         setattr(template, name, part)
     return template
+
+
+def _like(template: Any, saved: Any) -> Any:
+    """``saved`` on the template's device, and laid out as it: a product with a matrix's transpose differs in bits."""
+    if not isinstance(saved, Tensor) or not isinstance(template, Tensor):
+        return saved
+    strides = template.stride() if template.shape == saved.shape else saved.stride()
+    return torch.empty_strided(saved.shape, strides, dtype=saved.dtype, device=template.device).copy_(saved)

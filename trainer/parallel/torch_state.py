@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.optim import Optimizer
 
 from .. import distributed
+from . import nested
 from .engine import EngineState, Shard
 
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 def state(model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler | None) -> EngineState:
     """This rank's pieces of model, optimizer and scaler (collective for DTensors that are not sharded along axis 0)."""
     shards = list(_shards({f"model/{name}": tensor for name, tensor in model_tensors(model).items()}))
-    names = parameter_names(model, optimizer)
     values: dict[str, dict[str, Any]] = {}
-    for index, entries in optimizer.state_dict()["state"].items():
-        name = names[index]
+    for parameter, name in zip(_parameters(optimizer), parameter_names(model, optimizer), strict=True):
+        # not through state_dict(): some classes wrap their state there
+        entries = dict(leaf for item in optimizer.state.get(parameter, {}).items() for leaf in nested.leaves(*item))
         shards += _shards({f"optim/{key}/{name}": v for key, v in entries.items() if isinstance(v, Tensor)})
         if plain := {key: v for key, v in entries.items() if not isinstance(v, Tensor)}:
             values[name] = plain
@@ -56,17 +57,37 @@ def _load_optimizer(model: nn.Module, optimizer: Optimizer, reader: ShardReader,
     groups = [live | options for live, options in zip(optimizer.state_dict()["param_groups"], saved, strict=True)]
     keys = state_keys(reader)
     names = parameter_names(model, optimizer)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = _parameters(optimizer)
     if not optimizer.state and _has_factors(parameters, names, keys, reader):
+        _materialise(optimizer, parameters)
+    elif any(
+        _lacks_template(optimizer.state.get(parameter, {}), keys.get(name, ()))
+        for name, parameter in zip(names, parameters, strict=True)
+    ):
         _materialise(optimizer, parameters)
     entries: dict[int, dict[str, Any]] = {}
     for index, (name, parameter) in enumerate(zip(names, parameters, strict=True)):
         mine = optimizer.state.get(parameter, {})
-        entry = dict(meta["optim_values"].get(name, {}))
-        entry |= {k: _read_like(parameter, mine.get(k), f"optim/{k}/{name}", reader) for k in keys.get(name, ())}
-        if entry:
-            entries[index] = entry
+        flat = dict(meta["optim_values"].get(name, {}))
+        flat |= {k: _read_like(parameter, mine.get(k), f"optim/{k}/{name}", reader) for k in keys.get(name, ())}
+        if flat:
+            entries[index] = nested.rebuild(mine, flat)
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    for index, entry in entries.items():
+        live = optimizer.state[parameters[index]]
+        for key, value in entry.items():
+            # torch casts every state to its parameter's type: fp32 moments of bf16 weights, quantised codes
+            if isinstance(value, Tensor) and live[key].dtype != value.dtype:
+                live[key] = value.to(live[key].device)
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _lacks_template(entries: dict[str, Any], saved: Iterable[str]) -> bool:
+    """Whether something that is saved in parts does not exist yet: only the optimizer can make it."""
+    return any(nested.is_nested(key) and key.split(".")[0] not in entries for key in saved)
 
 
 def model_weights(model: nn.Module) -> dict[str, Tensor] | None:
@@ -99,10 +120,21 @@ def group_options(model: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]
     """The optimizer's param groups, JSON-able, with names for parameters."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return [
-        {key: v.item() if isinstance(v, Tensor) else v for key, v in group.items() if key != "params"}
+        {key: _packed(v) for key, v in group.items() if key != "params"}
         | {"params": [names[parameter] for parameter in group["params"]]}
         for group in optimizer.param_groups
     ]
+
+
+def _packed(value: Any) -> Any:
+    """A group's option, JSON-able: some classes keep a counter or the learning rate as a tensor."""
+    return {"tensor": value.item(), "dtype": str(value.dtype)} if isinstance(value, Tensor) else value
+
+
+def _unpacked(value: Any, mine: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"tensor", "dtype"}:
+        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"].removeprefix("torch.")))
+    return tuple(value) if isinstance(mine, tuple) else value  # JSON knows no tuples, torch's betas are one
 
 
 def meta(
@@ -124,9 +156,8 @@ def load_groups(current: list[dict[str, Any]], meta: dict[str, Any]) -> list[dic
             f"the checkpoint's optimizer has groups of {[len(g['params']) for g in saved]} parameters, this one has "
             f"{[len(g['params']) for g in current]}, or they differ in name or order"
         )
-    # JSON knows no tuples, torch's betas are one.
     return [
-        {k: tuple(v) if isinstance(mine.get(k), tuple) else v for k, v in group.items() if k != "params"}
+        {key: _unpacked(value, mine.get(key)) for key, value in group.items() if key != "params"}
         for mine, group in zip(current, saved, strict=True)
     ]
 
@@ -210,8 +241,8 @@ def _has_factors(
 def _materialise(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
     """Let the optimizer make its state by one step of zero gradients and rate, before everything is overwritten."""
     rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = torch.zeros_like(rate) if isinstance(rate, Tensor) else 0.0
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -12,8 +12,6 @@ from ..schema import scheduler as schema
 from .schedule import as_number, set_rate
 
 _COUNTERS = ("best", "bad", "good", "cooldown_counter", "warmup_counter", "decreases_left", "window", "last_epoch")
-EPS = 1e-8
-"""Smaller changes of a learning rate are not made."""
 
 
 class GreedyLR(ReduceLROnPlateau):
@@ -54,11 +52,11 @@ class GreedyLR(ReduceLROnPlateau):
         else:
             self.bad, self.good = self.bad + 1, 0
         if self.good > node.patience:
-            self._change(lambda rate: min(rate / node.factor, node.max_lr))
+            self._change(grow=True)
             self.decreases_left = node.reset_start
             self.warmup_counter, self.good = node.warmup, 0
         elif self.bad > node.patience:
-            self._change(lambda rate: max(rate * node.factor, node.min_lr))
+            self._change(grow=False)
             self.cooldown_counter, self.bad = node.cooldown, 0
             if all(as_number(group["lr"]) <= node.min_lr for group in self._groups):
                 self.decreases_left -= 1
@@ -71,14 +69,13 @@ class GreedyLR(ReduceLROnPlateau):
             return sign * value < sign * (self.best * (1.0 - sign * node.threshold))
         return sign * value < sign * (self.best - sign * node.threshold)
 
-    def _change(self, new: Any) -> None:
-        # HF compares with a sign: a rate that is below min_lr is not "reduced" to it
-        growing = self.good > self.node.patience
+    def _change(self, *, grow: bool) -> None:
+        node = self.node
         for group in self._groups:
             old = as_number(group["lr"])
-            rate = new(old)
-            if (rate - old if growing else old - rate) > EPS:
-                set_rate(group, rate)
+            new = min(old / node.factor, node.max_lr) if grow else max(old * node.factor, node.min_lr)
+            if (new - old if grow else old - new) > node.eps:
+                set_rate(group, new)
 
     def _start_anew(self) -> None:
         cooldown = self.node.cooldown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import callbacks, data, logging, model, optim, optim_packages, parallel, scheduler, task
+from . import callbacks, data, logging, model, optim, optim_packages, parallel, scheduler, task, trackers
 from .config import Config
 
 __all__ = ["OPTIONS", "Config"]
@@ -76,6 +76,17 @@ OPTIONS: dict[str, dict[str, type]] = {
         "csv": logging.Csv,
         "tensorboard": logging.TensorBoard,
         "wandb": logging.Wandb,
+        "mlflow": trackers.MLflow,
+        "trackio": trackers.Trackio,
+        "comet_ml": trackers.Comet,
+        "clearml": trackers.ClearML,
+        "dvclive": trackers.DVCLive,
+        "codecarbon": trackers.CodeCarbon,
+        "neptune": trackers.Neptune,
+        "swanlab": trackers.SwanLab,
+        "aim": trackers.Aim,
+        "flyte": trackers.Flyte,
+        "azure_ml": trackers.AzureML,
     },
     "callbacks": {"early_stopping": callbacks.EarlyStopping},
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..problems import Problem
-from . import callbacks, logging, model, optim_checks, parallel, scheduler, trade_checks
+from . import callbacks, logging, model, optim_checks, parallel, scheduler, trackers, trade_checks
 from .checkpoint import SaveStrategy
 from .config import Config
 from .data import Digits
@@ -332,6 +332,17 @@ PACKAGES: dict[type, tuple[str, str]] = {
     parallel.DeepSpeed: ("deepspeed", "deepspeed"),
     logging.Wandb: ("wandb", "wandb"),
     logging.TensorBoard: ("tensorboard", "tensorboard"),
+    trackers.MLflow: ("mlflow", "mlflow"),
+    trackers.Trackio: ("trackio", "trackio"),
+    trackers.Comet: ("comet_ml", "comet_ml"),
+    trackers.ClearML: ("clearml", "clearml"),
+    trackers.DVCLive: ("dvclive", "dvclive"),
+    trackers.CodeCarbon: ("codecarbon", "codecarbon"),
+    trackers.Neptune: ("neptune", "neptune"),
+    trackers.SwanLab: ("swanlab", "swanlab"),
+    trackers.Aim: ("aim", "aim"),
+    trackers.Flyte: ("flytekit", "flytekit"),
+    trackers.AzureML: ("azureml", "azureml-core"),
     model.HFCausalLM: ("transformers", "transformers"),
     Digits: ("sklearn", "scikit-learn"),
 }

@@ -11,6 +11,7 @@ from .checkpoint import Checkpoint
 from .compile import Compile
 from .data import Data
 from .evaluation import Evaluation
+from .hub import Hub
 from .launch import Launch
 from .logging import Logging
 from .memory import Memory
@@ -37,5 +38,6 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     logging: Logging = field(default_factory=Logging)
+    hub: Hub = field(default_factory=Hub)
     callbacks: dict[str, Any] = field(default_factory=dict)
     launch: Launch = field(default_factory=Launch)

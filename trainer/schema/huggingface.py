@@ -28,6 +28,7 @@ _SECTIONS = {
     "logging": "logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_level log_level_replica"
     " log_on_each_node include_num_input_tokens_seen include_tokens_per_second disable_tqdm skip_memory_metrics",
     "hub": "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision",
+    "logging.reporters.trackio": "trackio_space_id trackio_bucket_id trackio_static_space_id",
     "callbacks.early_stopping": "early_stopping_patience early_stopping_threshold",
 }
 HOMES: dict[str, str] = {leaf: f"{section}.{leaf}" for section, names in _SECTIONS.items() for leaf in names.split()}
@@ -115,9 +116,6 @@ REMARKS: dict[str, str] = {
     "use_mps_device": "was removed from transformers in 5.0: a visible device is used unless run.use_cpu=true",
     "ray_scope": "was removed from transformers in 5.0; sweeps are `-m KEY=a,b`",
     "group_by_length": "is data.train_sampling_strategy=group_by_length",
-    "trackio_space_id": "belongs to trackio, which is not among the reporters yet",
-    "trackio_bucket_id": "belongs to trackio, which is not among the reporters yet",
-    "trackio_static_space_id": "belongs to trackio, which is not among the reporters yet",
     "scale_parameter": "the Trainer always runs Adafactor with it off, and so does optim=adafactor",
     "relative_step": "the Trainer always runs Adafactor with it off, and so does optim=adafactor",
     "warmup_init": "needs Adafactor's relative_step, which is always off; scheduler.warmup_steps warms up",

@@ -77,9 +77,10 @@ class Supervised(Task):
     def evaluate(self, model: nn.Module, batch: Any) -> Output:
         output = self.predict(model, batch)
         if output.loss is None:
-            keys = ", ".join(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+            if not isinstance(batch, Mapping):
+                raise TypeError(f"a batch is a dict or an (input, target) pair, not {type(batch).__name__}")
             raise ValueError(
-                f"no loss: {type(model).__name__} returned none, and the batch ({keys}) has no target; "
+                f"no loss: {type(model).__name__} returned none, and the batch ({', '.join(batch)}) has no target; "
                 f"name it one of {', '.join(self.target_names)}, or set data.label_names"
             )
         return output

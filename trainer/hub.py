@@ -1,0 +1,148 @@
+"""A run's weights to the Hugging Face Hub, in the background: nothing that goes wrong there ends or holds up a run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from torch import nn
+
+from . import distributed
+from .events import Callback, describe
+from .export import export_weights
+from .parallel.engine import Engine
+from .schema import Config
+from .schema.checkpoint import SaveStrategy
+from .schema.hub import HubStrategy
+from .state import Control, State
+
+logger = logging.getLogger(__name__)
+
+
+class Hub(Callback):
+    """Uploads what hub.hub_strategy says at each save, and `model/` at the end. On every rank: gathering sharded
+    weights takes all of them; rank 0 uploads.
+
+    A save's files are set aside first (the checkpoint's as hard links), so training, retention and the next save go on.
+    """
+
+    def __init__(self, config: Config, directory: Path, engine: Engine, model: nn.Module) -> None:
+        self._config, self._node = config, config.hub
+        self._directory, self._engine, self._model = directory, engine, model
+        self._aside = directory / ".hub"
+        self._metrics: dict[str, Any] = {}
+        self._upload: Thread | None = None
+        if distributed.is_main():
+            shutil.rmtree(self._aside, ignore_errors=True)
+            self._open()
+
+    def on_log(self, state: State, control: Control, logs: dict[str, Any]) -> None:
+        self._metrics |= logs
+
+    def on_evaluate(self, state: State, control: Control, metrics: dict[str, float]) -> None:
+        self._metrics |= metrics
+
+    def on_save(self, state: State, control: Control, directory: Path) -> None:
+        node = self._node
+        busy = self._upload is not None and self._upload.is_alive()
+        if node.hub_strategy == HubStrategy.end or distributed.broadcast(busy and not node.hub_always_push):
+            return
+        weights = self._engine.weights()
+        if weights is None or not distributed.is_main():
+            return
+        place = self._config.checkpoint.save_strategy
+        where = f"epoch {int(state.epoch)}" if place == SaveStrategy.epoch else f"step {state.step}"
+        message, aside = f"Training in progress, {where}", self._aside / str(state.step)
+        export_weights(self._model, weights, aside / "root", safetensors=self._config.checkpoint.save_safetensors)
+        self._describe(aside / "root", state)
+        pushes: list[dict[str, Any]] = [{"folder_path": aside / "root", "commit_message": message}]
+        if node.hub_strategy in (HubStrategy.checkpoint, HubStrategy.all_checkpoints):
+            shutil.copytree(directory, aside / "checkpoint", copy_function=_link)
+            one = node.hub_strategy == HubStrategy.checkpoint
+            pushes.append(
+                {
+                    "folder_path": aside / "checkpoint",
+                    "path_in_repo": "last-checkpoint" if one else directory.name,
+                    "commit_message": f"{message}, checkpoint",
+                    "delete_patterns": ["*"] if one else None,  # files of more ranks than there are now
+                }
+            )
+        self._begin(aside, pushes)
+
+    def end(self, state: State) -> None:
+        """After `model/` was written: upload it, and wait until everything is there."""
+        if not distributed.is_main():
+            return
+        aside = self._aside / "end"
+        shutil.copytree(self._directory / "model", aside / "root", copy_function=_link)
+        self._describe(aside / "root", state)
+        self._begin(aside, [{"folder_path": aside / "root", "commit_message": "End of training"}])
+        assert self._upload is not None
+        self._upload.join()
+        shutil.rmtree(self._aside, ignore_errors=True)
+
+    def _open(self) -> None:
+        """The repository, made if it is not there. This is before training, and an error here stops the run."""
+        from huggingface_hub import HfApi, get_token
+        from huggingface_hub.utils import disable_progress_bars
+
+        node, directory = self._node, self._directory
+        self._token = node.hub_token or get_token()
+        if self._token is None:
+            raise PermissionError("hub.push_to_hub=true needs a Hugging Face token: set HF_TOKEN or run `hf auth login`")
+        disable_progress_bars()
+        self._api = HfApi(token=self._token)
+        name = node.hub_model_id or self._config.run.run_name or "-".join(directory.absolute().parts[-2:])
+        try:
+            self._repo = self._api.create_repo(name, private=node.hub_private_repo, exist_ok=True).repo_id
+            if node.hub_revision and not node.hub_revision.startswith("refs/"):
+                self._api.create_branch(self._repo, branch=node.hub_revision, exist_ok=True)
+        except Exception as error:
+            raise RuntimeError(f"hub.push_to_hub=true: {name} cannot be opened: {self._safe(error)}") from None
+        logger.info("uploads to %s/%s", self._api.endpoint, self._repo)
+
+    def _describe(self, directory: Path, state: State) -> None:
+        """The model card, and the run's config as its directory has it: secrets masked."""
+        shutil.copyfile(self._directory / "config.yaml", directory / "config.yaml")
+        library = "transformers" if (directory / "config.json").exists() else "pytorch"
+        kept = {k: v for k, v in self._metrics.items() if k in ("loss", "train_loss") or k.startswith("eval_")}
+        rows = [f"| {name} | {value:.6g} |" for name, value in kept.items() if isinstance(value, int | float)]
+        table = ["| metric | value |", "|---|---|", *rows] if rows else []
+        card = [
+            "---", f"library_name: {library}", "tags:", "- hydra-trainer", "---", "",
+            f"# {self._repo.rpartition('/')[2]}", "",
+            f"Trained for {state.step} steps, {state.epoch:.4g} epochs; `config.yaml` is the whole configuration.", "",
+            *table,
+        ]  # fmt: skip
+        (directory / "README.md").write_text("\n".join(card).rstrip() + "\n", encoding="utf-8")
+
+    def _begin(self, aside: Path, pushes: list[dict[str, Any]]) -> None:
+        """Upload after what is on its way. A daemon: a run that is preempted does not wait for it."""
+        self._upload = Thread(target=self._run, args=(self._upload, aside, pushes), name="hub", daemon=True)
+        self._upload.start()
+
+    def _run(self, before: Thread | None, aside: Path, pushes: list[dict[str, Any]]) -> None:
+        if before is not None:
+            before.join()
+        try:
+            for push in pushes:
+                self._api.upload_folder(repo_id=self._repo, revision=self._node.hub_revision, **push)
+        except Exception as error:
+            logger.warning("%r was not uploaded to %s, the run goes on: %s",
+                           pushes[0]["commit_message"], self._repo, self._safe(error))  # fmt: skip
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _safe(self, error: Exception) -> str:
+        """What happened, without the token (a malformed one stands in the message of the error it causes)."""
+        return describe(error).replace(str(self._token), "***")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)

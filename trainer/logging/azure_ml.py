@@ -1,0 +1,36 @@
+"""Azure Machine Learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..events import Reporter
+from ..schema.trackers import AzureML as AzureMLNode
+from ..state import RunInfo
+
+
+class AzureML(Reporter):
+    """Logs to the Azure ML run in which the job was started."""
+
+    def __init__(self, node: AzureMLNode) -> None:
+        pass
+
+    def start(self, run: RunInfo) -> None:
+        from azureml.core.run import Run
+        from azureml.exceptions import RunEnvironmentException
+
+        try:
+            self._run = Run.get_context(allow_offline=False)
+        except RunEnvironmentException as error:
+            raise PermissionError(
+                "there is no Azure ML job around this run (AZUREML_RUN_ID is not set): submit it as one, or leave "
+                "azure_ml out of `logging=`"
+            ) from error
+
+    def log(self, record: dict[str, Any]) -> None:
+        for key, value in record.items():
+            if key not in ("step", "time") and isinstance(value, int | float):
+                self._run.log(key, value, description=key, step=record["step"])
+
+    def finish(self, status: str) -> None:
+        self._run.flush()

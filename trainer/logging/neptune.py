@@ -1,0 +1,63 @@
+"""Neptune."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..events import Reporter
+from ..schema.trackers import Neptune as NeptuneNode
+from ..state import RunInfo
+from .names import tracker_names
+
+
+class Neptune(Reporter):
+    """One Neptune run per run: the manifest's run_id is its custom id, so a resumed run goes on in it.
+
+    Everything stands below `base_namespace`, as with Hugging Face's callback. No output or source code is captured.
+    """
+
+    def __init__(self, node: NeptuneNode) -> None:
+        self._node = node
+
+    def start(self, run: RunInfo) -> None:
+        import neptune
+        from neptune.utils import stringify_unsupported
+
+        node = self._node
+        mode = str(node.mode) if node.mode else os.environ.get("NEPTUNE_MODE", "async")
+        if mode not in ("offline", "debug"):
+            if not os.environ.get("NEPTUNE_API_TOKEN"):
+                raise PermissionError(
+                    "no Neptune token: set NEPTUNE_API_TOKEN, or keep the run on this machine with "
+                    "logging.reporters.neptune.mode=offline"
+                )
+            if not (node.project or os.environ.get("NEPTUNE_PROJECT")):
+                raise ValueError(
+                    "no Neptune project: set logging.reporters.neptune.project=workspace/name or NEPTUNE_PROJECT"
+                )
+        self._run = neptune.init_run(
+            project=node.project,
+            mode=mode,  # type: ignore[arg-type]
+            custom_run_id=run.run_id,
+            name=node.name or run.run_name,
+            tags=node.tags,
+            source_files=[],
+            git_ref=False,
+            capture_stdout=False,
+            capture_stderr=False,
+            capture_traceback=False,
+        )
+        self._names = self._run[node.base_namespace]
+        self._names["trainer_parameters"] = stringify_unsupported(run.config)
+
+    def log(self, record: dict[str, Any]) -> None:
+        for name, value in tracker_names(record).items():
+            if name == "train/epoch":
+                self._names[name] = value
+            else:
+                self._names[name].append(value, step=record["step"])
+
+    def finish(self, status: str) -> None:
+        self._names["status"] = status
+        self._run.stop()

@@ -1,0 +1,53 @@
+"""SwanLab."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..events import Reporter
+from ..schema.trackers import SwanLab as SwanLabNode
+from ..state import RunInfo
+from .names import tracker_names
+
+SINGLE = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
+"""What Hugging Face logs below single_value/."""
+
+
+class SwanLab(Reporter):
+    """One SwanLab experiment per run: it has the manifest's run_id, so a resumed run goes on in it."""
+
+    def __init__(self, node: SwanLabNode) -> None:
+        self._node = node
+
+    def start(self, run: RunInfo) -> None:
+        import swanlab
+
+        node = self._node
+        mode = str(node.mode) if node.mode else os.environ.get("SWANLAB_MODE", "online")
+        mode = "online" if mode == "cloud" else mode
+        if mode == "online" and not self._logged_in():
+            raise PermissionError(
+                "no SwanLab API key: set SWANLAB_API_KEY, run `swanlab login`, or keep the run on this machine with "
+                "logging.reporters.swanlab.mode=offline"
+            )
+        self._swanlab = swanlab
+        swanlab.init(
+            project=os.environ.get("SWANLAB_PROJECT") or node.project,
+            workspace=node.workspace,
+            name=node.name or run.run_name,
+            tags=node.tags,
+            config=run.config,
+            log_dir=os.environ.get("SWANLAB_LOG_DIR") or str(run.directory / "swanlab"),
+            mode=mode,  # type: ignore[arg-type]
+            id=run.run_id,
+            resume="allow",
+        )
+
+    def log(self, record: dict[str, Any]) -> None:
+        single = {f"single_value/{key}": record[key] for key in SINGLE if key in record}
+        series = tracker_names({key: value for key, value in record.items() if key not in SINGLE})
+        self._swanlab.log({**single, **series, "train/global_step": record["step"]}, step=record["step"])
+
+    def finish(self, status: str) -> None:
+        self._swanlab.finish(state="success" if status == "completed" else "aborted")
