@@ -30,7 +30,12 @@ class Hungry(Blocks):
 
     def forward(self, x: Tensor) -> Tensor:
         self.called += self.training
-        if self.training and len(x) > self.fits and self.called > self.calls and self.rank in (None, distributed.rank()):
+        if (
+            self.training
+            and len(x) > self.fits
+            and self.called > self.calls
+            and self.rank in (None, distributed.rank())
+        ):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return super().forward(x)
 

@@ -524,29 +524,27 @@ def test_several_outputs_are_written_under_numbers(tmp_path: Path) -> None:
 # Where a run without training writes ------------------------------------------------------------------------------
 
 
-def test_auto_finds_the_run_that_was_trained(compose: Compose, tmp_path: Path) -> None:
-    def composed(*overrides: str) -> tuple[Composition, Config]:
-        found = compose(f"run.output_dir={tmp_path}/outputs/day/${{hydra.job.num}}", *overrides)
-        assert found.config is not None
-        return found, found.config
-
-    root = tmp_path / "outputs"
-    trained = root / "day" / "then"
-    auto = ("checkpoint.resume_from_checkpoint=auto", "run.do_train=false", "run.do_predict=true")
-    auto = (*auto, "data.predict_dataset._target_=tests.blocks.Augmented", f"hydra.run.dir={root}/day/now")
-    found, config = composed(*auto)
-    found.origins.forget("hydra.run.dir")
+def test_auto_finds_the_run_that_was_trained(
+    compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    switches = ("run.do_train=false", "run.do_predict=true", "checkpoint.resume_from_checkpoint=auto")
+    found = compose("data.predict_dataset._target_=tests.blocks.Augmented", *switches)
+    config = found.config
+    assert config is not None
     with pytest.raises(ConfigError, match="no run with this config under"):
         claim(found, config)
+    trained = tmp_path / "outputs" / "day" / "then"
     run_directory.create(trained, exact=True)
-    like = replace(config, run=replace(config.run, do_train=True, do_predict=False))
-    run_directory.begin(trained, config=like, overrides=[], argv=[])
+    run_directory.begin(trained, config=compose().config, overrides=[], argv=[])
     run_directory.finish(trained, run_directory.Status.completed)
     before = (trained / "manifest.json").read_text()
     directory, resumed = claim(found, config)
-    assert (directory, resumed) == (root / "day" / "now", False)
+    assert directory != trained
+    assert not resumed
     assert config.checkpoint.resume_from_checkpoint == str(trained)
     assert (trained / "manifest.json").read_text() == before
+    assert str(trained) in capsys.readouterr().err
 
 
 # The best model, and when to evaluate -----------------------------------------------------------------------------

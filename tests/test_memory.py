@@ -71,16 +71,13 @@ def test_fewer_activations_are_kept_and_offload_takes_the_rest() -> None:
             model(torch.randn(64, 97))
         return total
 
-    plain, every, second = kept(), kept(activation_checkpointing=True), kept(
-        activation_checkpointing=True, activation_checkpointing_kwargs={"every_n_layers": 2}
+    plain, every, second = (
+        kept(),
+        kept(activation_checkpointing=True),
+        kept(activation_checkpointing=True, activation_checkpointing_kwargs={"every_n_layers": 2}),
     )
     assert every < second < plain
     assert kept(activation_checkpointing=True, activation_checkpointing_kwargs={"offload": True}) < every
-
-
-def test_options_go_to_torch() -> None:
-    with pytest.raises(ValueError, match="nope"):
-        calls(nope=1)
 
 
 def test_a_model_without_layers() -> None:
@@ -100,7 +97,11 @@ def test_no_bit_changes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "parallel",
-    [DDP, FSDP, *(pytest.param(lambda s=s: DeepSpeed(zero_stage=s), id=f"zero{s}", marks=pytest.mark.slow) for s in (2, 3))],
+    [
+        DDP,
+        FSDP,
+        *(pytest.param(lambda s=s: DeepSpeed(zero_stage=s), id=f"zero{s}", marks=pytest.mark.slow) for s in (2, 3)),
+    ],
 )
 def test_no_bit_changes_on_several_ranks(tmp_path: Path, parallel: Any) -> None:
     train = Train(per_device_train_batch_size=4, max_steps=4)
@@ -156,4 +157,6 @@ def test_memory_metrics() -> None:
 def test_memory_metrics_stand_in_the_ends_record(tmp_path: Path) -> None:
     assert jobs.train(make_config(logging=Logging(skip_memory_metrics=False)), tmp_path / "run") == [0]
     record = list(read(tmp_path / "run" / "metrics.jsonl"))[-1]
-    assert {f"{stage}_mem_cpu_{kind}_delta" for stage in ("init", "train") for kind in ("alloc", "peaked")} <= set(record)
+    assert {f"{stage}_mem_cpu_{kind}_delta" for stage in ("init", "train") for kind in ("alloc", "peaked")} <= set(
+        record
+    )

@@ -19,7 +19,7 @@ NEEDS = {
 }
 """What an option cannot do without."""
 
-OPTIONAL = {"data.predict_dataset"}
+OPTIONAL = {"data.predict_dataset", "cluster"}
 """Slots that the options leave empty."""
 
 

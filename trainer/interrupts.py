@@ -13,12 +13,15 @@ PREEMPT = (signal.SIGTERM, signal.SIGUSR1)
 class Interrupts:
     """While active, SIGTERM and SIGUSR1 ask for a checkpoint and exit code 75, Ctrl-C for a checkpoint and 130.
 
-    ``status`` is None, "preempted" or "stopped". A second Ctrl-C raises KeyboardInterrupt at once. Signals can be
-    handled in the main thread only; elsewhere the flag simply stays None.
+    ``status`` is None, "preempted" or "stopped". A second Ctrl-C raises KeyboardInterrupt at once, and so does any of
+    these signals where there is no step to wait for. Signals can be handled in the main thread only; elsewhere the flag
+    simply stays None.
     """
 
     def __init__(self) -> None:
         self.status: str | None = None
+        self.at_once = False
+        """True while a run evaluates or predicts its final weights."""
         self._previous: dict[int, Any] = {}
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -28,6 +31,8 @@ class Interrupts:
             self.status = self.status or "stopped"
         else:
             self.status = "preempted"
+        if self.at_once:
+            raise KeyboardInterrupt
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():

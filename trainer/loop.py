@@ -95,7 +95,7 @@ class Loop:
         """One optimizer update: accumulate, backpropagate, clip, update."""
         engine, meter, last = self.engine, self.meter, len(micro_batches) - 1
         if self.tokens is not None:
-            self.tokens.add(micro_batches)
+            self.tokens.add(micro_batches, ranks=engine.sharing_data)
         if self.token_weights:
             micro_batches = self.weigh_by_items(micro_batches)
         guard = self.nan_policy is not NanPolicy.abort

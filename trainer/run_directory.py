@@ -191,6 +191,7 @@ def config_hash(config: Any) -> str:
     """
     tree = mask(plain(config))
     tree.pop("launch", None)
+    tree.pop("cluster", None)
     for section, keys in {
         "checkpoint": ("resume_from_checkpoint",),
         "run": ("output_dir", "run_name", "project", "do_eval", "do_predict"),

@@ -36,7 +36,7 @@ from .loop import Loop
 from .memory import EmptyCache, measured, save_memory
 from .meter import Meter
 from .neftune import add_noise
-from .optim import make_optimizer
+from .optim import averages, make_optimizer
 from .parallel.engine import Engine, Shard
 from .rng import capture_rng, restore_rng, seed_everything
 from .scheduler import make_scheduler
@@ -59,7 +59,12 @@ def run(config: Config, directory: Path) -> str:
     written before a `preempted` or `stopped` returns.
     """
     with Interrupts() as interrupts:
-        return batch_size.find(config, directory, lambda size: _attempt(config, directory, interrupts, size))
+        try:
+            return batch_size.find(config, directory, lambda size: _attempt(config, directory, interrupts, size))
+        except KeyboardInterrupt:
+            if not interrupts.at_once or interrupts.status is None:
+                raise
+            return interrupts.status
 
 
 def _attempt(config: Config, directory: Path, interrupts: Interrupts, size: int) -> str:
@@ -76,6 +81,7 @@ def _attempt(config: Config, directory: Path, interrupts: Interrupts, size: int)
             session.forget()
             raise batch_size.DoesNotFit(describe(error)) from None
         session.events.on_exception(session.state, session.control, error)
+        status = (isinstance(error, KeyboardInterrupt) and interrupts.status) or status
         raise
     finally:
         session.close(status)
@@ -133,7 +139,8 @@ class Session:
 
         self.background: Background[Path] | None = Background() if config.checkpoint.async_save else None
 
-        world, rank = distributed.world_size(), distributed.rank()
+        together = self.engine.sharing_data
+        world, rank = distributed.world_size() // together, distributed.rank() // together
         plan = BatchPlan(self.batch_size, train.gradient_accumulation_steps, world, rank)
         data_seed = seed if config.data.data_seed is None else config.data.data_seed
         self.data = TrainData(
@@ -141,7 +148,13 @@ class Session:
         )
         eval_plan = BatchPlan(config.evaluation.per_device_eval_batch_size, 1, world, rank)
         make_data = partial(
-            EvalData, plan=eval_plan, node=config.data, collate=collate, seed=data_seed, device=self.engine.device
+            EvalData,
+            plan=eval_plan,
+            node=config.data,
+            collate=collate,
+            seed=data_seed,
+            device=self.engine.device,
+            counts=distributed.rank() % together == 0,
         )
         self.inference = Inference(config, model, task, make_data)
         state = self.state
@@ -179,6 +192,7 @@ class Session:
             rollback=self.rollback,
             log=self.log,
         )
+        averages.train_weights(optimizer)
         # rank 0 goes on from the state the model's initialisation left, as one process would; the others differ,
         # so that dropout does
         seed_everything(seed + rank)
@@ -255,7 +269,7 @@ class Session:
 
     def evaluate(self) -> dict[str, float]:
         """One evaluation of the current weights."""
-        with batch_size.evaluation(self.config):
+        with batch_size.evaluation(self.config), averages.average_weights(self.loop.optimizer):
             metrics = self.inference.evaluate()
         self.evaluated = self.state.step
         return metrics
@@ -268,6 +282,10 @@ class Session:
 
     def save(self) -> None:
         """A checkpoint of this step; then retention."""
+        with averages.average_weights(self.loop.optimizer):
+            self._save()
+
+    def _save(self) -> None:
         config, state = self.config.checkpoint, self.state
         engine_state = self.engine.state()
         shards = engine_state.shards
@@ -312,7 +330,8 @@ class Session:
         """Wait for the checkpoint that is being written, if any, and tell the callbacks."""
         path = self.background.wait() if self.background else None
         if path is not None:
-            self.events.on_save(self.state, self.control, path)
+            with averages.average_weights(self.loop.optimizer):
+                self.events.on_save(self.state, self.control, path)
 
     def rollback(self) -> None:
         """Back to the newest checkpoint; the data goes on after the batch that went wrong."""
@@ -373,6 +392,7 @@ class Session:
                 "has no meaning here; fix: the same per_device_train_batch_size x gradient_accumulation_steps x ranks"
             )
         self.engine.load_state(saved.reader, kept["engine"])
+        averages.train_weights(self.loop.optimizer)
         self.restore(kept)
         self.scheduler.load_state_dict(kept["scheduler"])
         self.data.epoch, self.data.step_in_epoch = kept["data"]["epoch"], kept["data"]["step_in_epoch"]
@@ -392,6 +412,7 @@ class Session:
         self._warn(warnings)
         saved = checkpoint.load(path, verified=True)
         self.engine.load_state(saved.reader, saved.state["engine"], weights_only=True)
+        averages.end_training(self.loop.optimizer, loaded=True)
         self.restore(saved.state)
         self.state.max_steps = self.state.step
         if distributed.is_main():
@@ -405,6 +426,7 @@ class Session:
 
     def infer(self) -> None:
         """What run.do_eval and run.do_predict ask for, with the final weights."""
+        self.loop.interrupts.at_once = True
         if self.config.run.do_eval and self.evaluated != self.state.step:
             self.report_evaluation()
         if self.config.run.do_predict:
@@ -417,7 +439,7 @@ class Session:
         state, steps = self.state, self.state.step - self.first_step
         runtime = time.perf_counter() - self.started
         self.loop.meter.reduce()
-        samples = steps * self.data.plan.update_size
+        samples = self.data.samples(state.step) - self.data.samples(self.first_step)
         self.log(
             {
                 "train_loss": self.loop.meter.whole / max(1, state.step),
@@ -432,6 +454,7 @@ class Session:
     def export(self) -> None:
         """`model/`: the final weights, or with load_best_model_at_end those of the best evaluation that was saved."""
         state, found = self.state, self.state.best_checkpoint
+        averages.end_training(self.loop.optimizer)
         if self.config.checkpoint.load_best_model_at_end and state.best_step is not None:
             path = self.checkpoints / f"checkpoint-{found}"
             if found is not None and distributed.broadcast(path.is_dir()):

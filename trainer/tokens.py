@@ -41,8 +41,11 @@ class TokenCounter:
         counter.reports_total = node.include_num_input_tokens_seen is not TokenCount.no
         return counter
 
-    def add(self, micro_batches: list[MicroBatch]) -> None:
-        """Count an update's micro-batches; those that only fill a rank up do not count."""
+    def add(self, micro_batches: list[MicroBatch], *, ranks: int = 1) -> None:
+        """Count an update's micro-batches, on the first of the ``ranks`` that share them; those that only fill a rank
+        up do not count."""
+        if distributed.rank() % ranks:
+            return
         for batch, divisor in micro_batches:
             if math.isinf(divisor):
                 continue

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 FEATURES, WIDTH, CLASSES, SAMPLES, HELD_OUT = 12, 32, 10, 49, 21
 VOCABULARY, TOKENS = 48, 10
@@ -86,3 +87,11 @@ class Sentences(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"input_ids": self.tokens[index], "labels": self.labels[index]}
+
+
+class Stream(IterableDataset[dict[str, Any]]):
+    """Points, one after another, without a length."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        points = Points()
+        return (points[i] for i in range(len(points)))

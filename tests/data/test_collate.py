@@ -12,7 +12,9 @@ LABELS = ("labels", "label", "target")
 
 
 def test_lists_of_numbers_become_rows() -> None:
-    batch = Collate(None, LABELS)([{"ids": [1, 2], "label": 1, "score": 0.5}, {"ids": [3, 4], "label": 0, "score": 1.0}])
+    batch = Collate(None, LABELS)(
+        [{"ids": [1, 2], "label": 1, "score": 0.5}, {"ids": [3, 4], "label": 0, "score": 1.0}]
+    )
     assert batch["ids"].tolist() == [[1, 2], [3, 4]]
     assert batch["label"].tolist() == [1, 0]
     assert batch["score"].dtype == torch.float32

@@ -80,14 +80,14 @@ def test_grouped_is_a_permutation_with_the_longest_first() -> None:
 def test_it_is_hugging_faces_grouping() -> None:
     trainer = pytest.importorskip("transformers.trainer_pt_utils")
     dataset = Ragged()
-    theirs = trainer.get_length_grouped_indices(
-        dataset.lengths, 4, generator=torch.Generator().manual_seed(3)
-    )
+    theirs = trainer.get_length_grouped_indices(dataset.lengths, 4, generator=torch.Generator().manual_seed(3))
     assert grouped(epoch_order(61, 3, 0), torch.tensor(dataset.lengths), 4).tolist() == theirs
 
 
 def test_lengths_may_stand_in_a_column() -> None:
-    lengths = Order(Ragged(column=True), node(SamplingStrategy.group_by_length, length_column_name="cost"), 8, 3).lengths
+    lengths = Order(
+        Ragged(column=True), node(SamplingStrategy.group_by_length, length_column_name="cost"), 8, 3
+    ).lengths
     assert lengths is not None
     assert lengths.tolist() == [-n for n in Ragged().lengths]
 

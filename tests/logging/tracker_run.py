@@ -11,6 +11,7 @@ from typing import Any
 
 SCRIPT = """
 import json, sys
+from dataclasses import fields
 from pathlib import Path
 from trainer import run_directory
 from trainer.events import Events, build_reporters
@@ -21,8 +22,13 @@ home, name, options, sessions = Path(sys.argv[1]), sys.argv[2], json.loads(sys.a
 directory = home / "run"
 config = {"optim": {"learning_rate": 1e-4, "betas": [0.9, 0.99]}, "hub": {"hub_token": "very-secret"},
           "logging": {"reporters": {name: options}}}
+node = OPTIONS["reporters"][name](**options)
+for field in fields(node):  # what composing resolves
+    given = {"${run.project}": "p", "${run.run_name}": None, "${hub.hub_private_repo}": None}
+    if getattr(node, field.name) in list(given):
+        setattr(node, field.name, given[getattr(node, field.name)])
 for first, last, resumed, status in sessions:
-    events = Events({}, build_reporters({name: OPTIONS["reporters"][name](**options)}), timeout=100)
+    events = Events({}, build_reporters({name: node}), timeout=100)
     run = RunInfo(directory=directory, run_id="abc123def456", run_name="the-name", project="p",
                   config=run_directory.mask(config), resumed_step=resumed)
     (directory / "model").mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from trainer.schema import scheduler as schema
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "schedulers.json").read_text())["schedulers"]
 RENAMED = {"lr_end": "learning_rate_end"}
-BY_EVALUATION = {"reduce_lr_on_plateau", "greedy"}  # greedy is not offered
+BY_EVALUATION = {"reduce_lr_on_plateau", "greedy"}
 CASES = [
     pytest.param(entry["name"], case, id=f"{entry['name']}-{i}")
     for entry in GOLDEN
@@ -70,7 +70,7 @@ def test_equals_transformers_to_the_bit(name: str, case: dict[str, Any]) -> None
 
 
 def test_every_offered_schedule_has_golden_values() -> None:
-    assert set(OPTIONS["scheduler"]) == {entry["name"] for entry in GOLDEN} - {"greedy"}
+    assert set(OPTIONS["scheduler"]) == {entry["name"] for entry in GOLDEN}
 
 
 def test_a_warmup_ratio_is_rounded_up() -> None:
@@ -80,6 +80,68 @@ def test_a_warmup_ratio_is_rounded_up() -> None:
         assert opt.param_groups[0]["lr"] < 5e-5
         scheduler.step()
     assert opt.param_groups[0]["lr"] == 5e-5 * (10 / 11)
+
+
+MEASURED = [
+    pytest.param(entry["name"], case, id=f"{entry['name']}-{i}")
+    for entry in GOLDEN
+    if entry["name"] in BY_EVALUATION
+    for i, case in enumerate(entry["golden"])
+]
+
+
+@pytest.mark.parametrize(("name", "case"), MEASURED)
+def test_golden_multipliers_by_evaluation(name: str, case: dict[str, Any]) -> None:
+    opt = optimizer(case["base_lr"])
+    scheduler = make_scheduler(OPTIONS["scheduler"][name](**case["kwargs"]), opt, case["T"], mode="min")
+    improving = case["metric_fed_each_step"].startswith("100 - t")
+    expected = {int(step): value for step, value in (case["values"] | case.get("extra_steps", {})).items()}
+    for step in range(max(expected) + 1):
+        if step in expected:
+            for group in opt.param_groups:
+                assert group["lr"] / case["base_lr"] == pytest.approx(expected[step], rel=1e-12)
+        scheduler.step(100.0 - step if improving else 1.0)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"patience": 0},
+        {"patience": 1, "cooldown": 2, "warmup": 3},
+        {"patience": 0, "threshold_mode": "rel", "threshold": 0.1},
+        {"patience": 0, "reset_start": 2, "min_lr": 0.09},
+        {"patience": 0, "smooth": True, "window_size": 3, "max_lr": 0.11},
+    ],
+)
+def test_greedy_equals_transformers(kwargs: dict[str, Any], mode: Any) -> None:
+    greedy = pytest.importorskip("transformers.optimization").GreedyLR
+    ours, theirs = optimizer(0.1), optimizer(0.1)
+    typed = kwargs | ({"threshold_mode": schema.ThresholdMode.rel} if "threshold_mode" in kwargs else {})
+    scheduler = make_scheduler(schema.Greedy(**typed), ours, 1, mode=mode)
+    reference = greedy(theirs, mode=mode, **kwargs)
+    generator = torch.Generator().manual_seed(0)
+    resumed = optimizer(0.1)
+    again = make_scheduler(schema.Greedy(**typed), resumed, 1, mode=mode)
+    for step in range(200):
+        metric = (torch.rand((), generator=generator) - 0.004 * step * (1 if mode == "min" else -1)).item()
+        scheduler.step(metric)
+        reference.step(metric)
+        assert [g["lr"] for g in ours.param_groups] == [g["lr"] for g in theirs.param_groups], step
+        if step == 60:
+            again.load_state_dict(json.loads(json.dumps(scheduler.state_dict())))
+        elif step > 60:
+            again.step(metric)
+            assert again.get_last_lr() == scheduler.get_last_lr()
+
+
+def test_a_learning_rate_that_is_a_tensor_is_changed_in_place() -> None:
+    opt = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=torch.tensor(0.5))
+    rate = opt.param_groups[0]["lr"]
+    scheduler = make_scheduler(schema.Linear(), opt, 4, mode="min")
+    scheduler.step()
+    assert opt.param_groups[0]["lr"] is rate
+    assert (rate.item(), scheduler.get_last_lr(), scheduler.base_lrs) == (0.375, [0.375], [0.5])
 
 
 def test_plateau_follows_its_metric() -> None:

@@ -6,11 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 
 VERBS = {
     "train": "one run, or with -m a sweep: the same as `python train.py`",
+    "plan": "batches, steps, memory per GPU and disk of a config on any number of GPUs, without one",
+    "import": "another tool's configuration as an experiment: training-arguments FILE",
+    "export": "a composed config in another tool's words: training-arguments [OVERRIDES]",
 }
-"""Verb -> what it does; the module of the same name has `main(argv) -> exit code`."""
+"""Verb -> what it does; the module of the same name has `main(argv) -> exit code` (`import_`: a keyword's name takes a `_`)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,5 +28,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("verb", choices=VERBS, help="what to do; VERB --help tells more")
     verb = parser.parse_args(arguments[:1]).verb
-    code: int = import_module(f".{verb}", __name__).main(arguments[1:])
+    code: int = import_module(f".{verb}_" if iskeyword(verb) else f".{verb}", __name__).main(arguments[1:])
     return code

@@ -80,10 +80,23 @@ class TrainData:
     def progress(self) -> float:
         """Passes over the data up to the cursor, in micro-batches as the Trainer counts them; whole epochs where the
         length is unknown."""
-        if self.num_samples is None or self.steps_per_epoch is None:
+        if self.steps_per_epoch is None:
             return float(self.epoch)
-        whole = min(self.num_samples, self.steps_per_epoch * self.plan.update_size)
-        return self.epoch + self.step_in_epoch * self.plan.accumulation / self.plan.rounds(whole)
+        return self.epoch + self.step_in_epoch * self.plan.accumulation / self.plan.rounds(self._epoch_samples)
+
+    def samples(self, steps: int) -> int:
+        """How many samples the run's first so many updates take."""
+        size = self.plan.update_size
+        if self.steps_per_epoch is None:
+            return steps * size
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        return epochs * self._epoch_samples + rest * size
+
+    @property
+    def _epoch_samples(self) -> int:
+        assert self.num_samples is not None
+        assert self.steps_per_epoch is not None
+        return min(self.num_samples, self.steps_per_epoch * self.plan.update_size)
 
     def _from_map(self) -> Iterator[tuple[list[MicroBatch], bool]]:
         assert self.num_samples is not None
@@ -175,12 +188,21 @@ class TrainData:
 
 
 class EvalData:
-    """The evaluation batches of one rank, in the dataset's order, with the number of samples that count in each."""
+    """The evaluation batches of one rank, in the dataset's order, with the number of samples that count in each: none
+    on a rank that only shares the batches of another (``counts`` is False)."""
 
     def __init__(
-        self, dataset: Any, plan: BatchPlan, node: Data, *, collate: Collate | None, seed: int, device: torch.device
+        self,
+        dataset: Any,
+        plan: BatchPlan,
+        node: Data,
+        *,
+        collate: Collate | None,
+        seed: int,
+        device: torch.device,
+        counts: bool = True,
     ) -> None:
-        self.dataset, self.plan, self.node, self.device = dataset, plan, node, device
+        self.dataset, self.plan, self.node, self.device, self.counts = dataset, plan, node, device, counts
         self.fetch = Fetch(dataset, collate, seed)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
@@ -188,7 +210,7 @@ class EvalData:
             stream, size = iter(self.dataset), self.plan.update_size
             while update := list(islice(stream, size)):
                 for chunk, divisor in self.plan.micro_batches(update):
-                    yield to_device(self.fetch.collate(list(chunk)), self.device), _count(chunk, divisor)
+                    yield to_device(self.fetch.collate(list(chunk)), self.device), self._count(chunk, divisor)
             return
         parts = self.plan.micro_batches(range(len(self.dataset)))
         if self.node.dataloader_num_workers:
@@ -205,7 +227,10 @@ class EvalData:
         else:
             batches = (self.fetch(0, list(chunk)) for chunk, _ in parts)
         for (chunk, divisor), batch in zip(parts, batches, strict=True):
-            yield to_device(batch, self.device), _count(chunk, divisor)
+            yield to_device(batch, self.device), self._count(chunk, divisor)
+
+    def _count(self, chunk: Sequence[Any], divisor: float) -> int:
+        return 0 if math.isinf(divisor) or not self.counts else len(chunk)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -258,10 +283,6 @@ def _places(rows: list[Any]) -> Iterator[tuple[int, int]]:
 
 def _identity(batch: Any) -> Any:
     return batch
-
-
-def _count(chunk: Sequence[Any], divisor: float) -> int:
-    return 0 if math.isinf(divisor) else len(chunk)
 
 
 def _worker_settings(node: Data, device: torch.device, *, ordered: bool = True) -> dict[str, Any]:

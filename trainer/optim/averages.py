@@ -18,6 +18,11 @@ def switches(optimizer: Optimizer) -> bool:
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
+def is_averaged(optimizer: Optimizer) -> bool:
+    """Whether the parameters are the average already: within the context below, or because training is over."""
+    return not optimizer.param_groups[0].get("train_mode", True)
+
+
 @contextmanager
 def average_weights(optimizer: Optimizer) -> Iterator[None]:
     """Within, the model's parameters are those to evaluate and save; nothing happens for most optimizers.
@@ -25,7 +30,7 @@ def average_weights(optimizer: Optimizer) -> Iterator[None]:
     The training's weights are kept beside them, as optimizer state: computed back from the average they would differ in
     the last bits, and training would depend on how often it is evaluated or saved. A checkpoint made within has both.
     """
-    if not switches(optimizer):
+    if not switches(optimizer) or is_averaged(optimizer):
         yield
         return
     for parameter in _parameters(optimizer):
@@ -47,6 +52,17 @@ def train_weights(optimizer: Optimizer) -> None:
         kept = optimizer.state.get(parameter, {}).pop(KEPT, None)
         if kept is not None:
             parameter.copy_(kept)
+
+
+def end_training(optimizer: Optimizer, *, loaded: bool = False) -> None:
+    """Let the parameters be the average for good; ``loaded``: a checkpoint's weights, which are it, have just come."""
+    if not switches(optimizer):
+        return
+    if not loaded:
+        optimizer.eval()  # type: ignore[attr-defined]
+    for group in optimizer.param_groups:
+        if "train_mode" in group:
+            group["train_mode"] = False
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[Any]:

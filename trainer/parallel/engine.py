@@ -60,6 +60,8 @@ class Engine(ABC):
 
     device: torch.device
     """Where this rank's batches go."""
+    sharing_data: int = 1
+    """Consecutive ranks that work on the same batches together (tensor parallelism)."""
 
     @abstractmethod
     def model_context(self) -> AbstractContextManager[Any]:
@@ -80,7 +82,7 @@ class Engine(ABC):
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Backpropagate (scaled under fp16). Gradients are averaged over ranks: the caller weighs the loss accordingly."""
+        """Backpropagate (scaled under fp16). Gradients are averaged over ranks: the caller weighs the loss for that."""
 
     @abstractmethod
     def step(self, *, skip_nonfinite: bool = False) -> StepOutput:
@@ -97,7 +99,8 @@ class Engine(ABC):
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor] | None:
-        """The whole model's state dict on the CPU, in the model's own dtype and names: on rank 0, None elsewhere (collective)."""
+        """The whole model's state dict on the CPU, in the model's own dtype and names: on rank 0, None elsewhere
+        (collective)."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""FSDP2 (fully_shard): parameters, gradients and optimizer states sharded over the ranks, along axis 0."""
+"""FSDP2 (fully_shard): parameters, gradients and optimizer states sharded over the ranks, along axis 0; on a mesh with
+copies (HSDP) and tensor-parallel groups as well."""
 
 from __future__ import annotations
 
@@ -10,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from .. import distributed
 from ..precision import autocast_dtype, autocast_forward, make_scaler, set_tf32
-from ..schema.parallel import FSDP
+from ..schema.parallel import FSDP, Mesh, WrapPolicy
 from ..schema.precision import Precision
 from .engine import Engine, EngineState, MakeOptimizer, StepOutput
-from .torch_state import load_state, model_weights, state
+from .tensor import parallelise
+from .torch_state import load_state, model_weights, own_part, rows_of, state
 from .torch_step import backward, running_statistics, step
 
 if TYPE_CHECKING:
@@ -38,33 +41,37 @@ class FSDPEngine(Engine):
         self._precision = precision
         set_tf32(precision, device)
         self._scaler = make_scaler(precision, device)
-        distributed.init(node.ddp_backend, node.ddp_timeout, device)
+        gpu = device.type == "cuda"
+        backend = "cpu:gloo,cuda:nccl" if node.cpu_offload and gpu else node.ddp_backend
+        distributed.init(backend, node.ddp_timeout, device)
+        sizes = mesh_sizes(node, distributed.world_size(), distributed.local_world_size())
+        self.sharing_data = sizes["tp"]
+        kept = {name: size for name, size in sizes.items() if size > 1 or name == "dp_shard"}
+        self._mesh = init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
+        self._offload = CPUOffloadPolicy(pin_memory=gpu) if node.cpu_offload else OffloadPolicy()
 
     def model_context(self) -> AbstractContextManager[Any]:
         # On the CPU: the same initial weights on every device.
-        return _NOTHING
+        elsewhere = self._node.cpu_ram_efficient_loading and not distributed.is_main()
+        return torch.device("meta") if elsewhere else _NOTHING
 
     def setup(
         self, model: nn.Module, make_optimizer: MakeOptimizer, *, max_grad_norm: float
     ) -> tuple[nn.Module, Optimizer]:
-        model.to(self.device)
-        for tensor in (*model.parameters(), *model.buffers()):
-            dist.broadcast(tensor.detach(), 0)
+        sparing = self._node.cpu_ram_efficient_loading
+        if not sparing:
+            model.to(self.device)
+            for tensor in (*model.parameters(), *model.buffers()):
+                dist.broadcast(tensor.detach(), 0)
+        whole = [t.detach() for t in (*model.parameters(), *model.buffers())] if sparing else []
         autocast_forward(model, self._precision, self.device)
-        dtype = autocast_dtype(self._precision)
-        # Inputs are autocast's business: a float target must not be rounded on its way in.
-        policy = MixedPrecisionPolicy(
-            param_dtype=dtype, reduce_dtype=dtype and torch.float32, cast_forward_inputs=False
-        )
-        mesh = init_device_mesh(self.device.type, (distributed.world_size(),))
-        shard = functools.partial(fully_shard, mesh=mesh, reshard_after_forward=self._node.reshard_after_forward)
-        # Norms with running statistics take no 16-bit weights beside fp32 statistics.
-        norms = [module for module in model.modules() if isinstance(module, _NormBase)]
-        for norm in norms:
-            shard(norm, mp_policy=MixedPrecisionPolicy())
-        chosen = [m for m in layers(model, self._node.transformer_layer_cls_to_wrap) if m not in norms]
-        for modules in (*shared_groups(model, chosen), [model]):
-            shard(modules, mp_policy=policy)
+        names = self._mesh.mesh_dim_names or ()
+        if "tp" in names:
+            assert isinstance(self._node, Mesh)
+            parallelise(model, self._mesh["tp"], self._node.tp_plan)
+        self._shard(model, self._mesh["dp_replicate", "dp_shard"] if "dp_replicate" in names else self._mesh["dp_shard"])
+        if sparing:
+            self._send_out(model, whole)
         self._model = model
         self._sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
         self._synchronous = True
@@ -73,6 +80,37 @@ class FSDPEngine(Engine):
         self._statistics = running_statistics(model)
         self._max_grad_norm = max_grad_norm
         return model, self._optimizer
+
+    def _shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
+        dtype = autocast_dtype(self._precision)
+        # Inputs are autocast's business: a float target must not be rounded on its way in.
+        policy = MixedPrecisionPolicy(
+            param_dtype=dtype, reduce_dtype=dtype and torch.float32, cast_forward_inputs=False
+        )
+        reshard = self._node.reshard_after_forward
+        shard = functools.partial(
+            fully_shard, mesh=mesh, reshard_after_forward=reshard, offload_policy=self._offload
+        )
+        # Norms with running statistics take no 16-bit weights beside fp32 statistics.
+        norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+        for norm in norms:
+            shard(norm, mp_policy=MixedPrecisionPolicy())
+        chosen = [m for m in layers(model, self._node) if m not in norms]
+        for modules in (*shared_groups(model, chosen), [model]):
+            shard(modules, mp_policy=policy)
+
+    def _send_out(self, model: nn.Module, whole: list[Tensor]) -> None:
+        """Rank 0's initial values to all: it alone has made some."""
+        if not distributed.is_main():
+            model.to_empty(device="cpu" if self._node.cpu_offload else self.device)
+        for tensor, value in zip((*model.parameters(), *model.buffers()), whole, strict=True):
+            value = torch.empty_like(value, device=self.device) if value.is_meta else value.to(self.device)
+            dist.broadcast(value, 0)
+            local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            start, rows = rows_of(tensor)
+            with torch.no_grad():
+                local.copy_(own_part(value.flatten()[start : start + rows.numel()].view(rows), tensor))
+        model.to(self.device) if not self._node.cpu_offload else None
 
     def accumulate(self, *, last: bool) -> AbstractContextManager[Any]:
         if last is not self._synchronous:
@@ -110,9 +148,33 @@ class FSDPEngine(Engine):
             module.reshard()
 
 
-def layers(model: nn.Module, class_names: list[str] | None) -> list[nn.Module]:
-    """The outermost modules that are sharded one by one: of these classes, else as the model says, else the items of
-    its nn.ModuleLists. Raises ValueError for a class that the model does not have."""
+def mesh_sizes(node: FSDP, world: int, local_world: int) -> dict[str, int]:
+    """Sizes of the mesh's axes, outermost first. Raises ValueError where they do not make up the world."""
+    if not isinstance(node, Mesh):
+        return {"dp_replicate": 1, "dp_shard": world, "tp": 1}
+    if node.cp_size > 1:
+        raise ValueError(f"parallel.cp_size={node.cp_size}: a model's own attention sees no other rank's keys; fix: 1")
+    tp = local_world if node.tp_size is None else node.tp_size
+    replicate = node.dp_replicate_size
+    if replicate is None:
+        replicate = world // ((node.dp_shard_size or max(1, local_world // tp)) * tp)
+    shard = node.dp_shard_size or world // (replicate * tp or 1)
+    if replicate * shard * tp != world:
+        raise ValueError(
+            f"parallel: dp_replicate_size {replicate} x dp_shard_size {shard} x tp_size {tp} are not {world} ranks; "
+            "fix: sizes whose product is the number of ranks"
+        )
+    return {"dp_replicate": replicate, "dp_shard": shard, "tp": tp}
+
+
+def layers(model: nn.Module, node: FSDP) -> list[nn.Module]:
+    """The modules that are sharded one by one, none inside another. Raises ValueError for a class that the model does
+    not have."""
+    if node.auto_wrap_policy is WrapPolicy.NO_WRAP:
+        return []
+    if node.auto_wrap_policy is WrapPolicy.SIZE_BASED_WRAP:
+        return [m for m in _smallest(model, node.min_num_params) if m is not model]
+    class_names = node.transformer_layer_cls_to_wrap
     present = {type(module).__name__ for module in model.modules()}
     if unknown := sorted(set(class_names or ()) - present):
         raise ValueError(
@@ -121,6 +183,16 @@ def layers(model: nn.Module, class_names: list[str] | None) -> list[nn.Module]:
     if class_names is None:
         class_names = sorted(present & set(getattr(model, "_no_split_modules", None) or ())) or None
     return list(_outermost(model, class_names, listed=False))
+
+
+def _smallest(module: nn.Module, above: int) -> Iterator[nn.Module]:
+    """Modules of more parameters than ``above`` without one inside of which that is true as well."""
+    inside = [found for child in module.children() for found in _smallest(child, above)]
+    has_forward = not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+    if inside:
+        yield from inside
+    elif has_forward and sum(p.numel() for p in module.parameters()) > above:
+        yield module
 
 
 def _outermost(module: nn.Module, class_names: list[str] | None, *, listed: bool) -> Iterator[nn.Module]:

@@ -1,4 +1,4 @@
-"""A torch module's and optimizer's state as named shards, and back: whole tensors and DTensors sharded along axis 0."""
+"""A torch module's and optimizer's state as named shards, and back: whole tensors and DTensors of any mesh."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim import Optimizer
 
@@ -189,28 +189,53 @@ def state_keys(reader: ShardReader) -> dict[str, list[str]]:
 
 def fill(tensor: Tensor, name: str, reader: ShardReader) -> None:
     """Read this rank's piece into ``tensor``."""
-    start, local = _local(tensor) if isinstance(tensor, DTensor) else (0, tensor)
-    with torch.no_grad():
-        local.copy_(reader.read(name, start, local.numel()).view(local.shape))
+    start, rows = rows_of(tensor)
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    if local.numel():
+        piece = reader.read(name, start, rows.numel()).view(rows)
+        with torch.no_grad():
+            local.copy_(own_part(piece, tensor))
 
 
-def _local(tensor: DTensor) -> tuple[int, Tensor]:
-    """Flat start and data of this rank's piece of a tensor sharded along axis 0 or replicated."""
-    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return (offset[0] * tensor.shape[1:].numel() if offset else 0), tensor.to_local().detach()
+def rows_of(tensor: Tensor) -> tuple[int, torch.Size]:
+    """Flat start and shape of the whole rows of which this rank has a part (all axes but the first are whole)."""
+    if not isinstance(tensor, DTensor) or tensor.ndim == 0:
+        return 0, tensor.shape
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return offset[0] * tensor.shape[1:].numel(), torch.Size([shape[0], *tensor.shape[1:]])
+
+
+def own_part(rows: Tensor, tensor: Tensor) -> Tensor:
+    """Of these rows, what this rank has of each."""
+    if isinstance(tensor, DTensor):
+        shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        for axis in range(1, tensor.ndim):
+            rows = rows.narrow(axis, offset[axis], shape[axis])
+    return rows
 
 
 def _shards(tensors: dict[str, Tensor]) -> Iterator[Shard]:
     for name, value in tensors.items():
         tensor, start, mine = value.detach(), 0, distributed.is_main()
         if isinstance(tensor, DTensor):
-            if all(placement.is_shard(0) for placement in tensor.placements):
-                start, tensor = _local(tensor)
-                mine = tensor.numel() > 0
-            else:
+            if any(placement.is_partial() for placement in tensor.placements):
                 tensor = tensor.full_tensor()
+            else:  # a column-wise cut is no range of the flat tensor: make it one of rows
+                rows = [Shard(0) if getattr(p, "dim", 0) else p for p in tensor.placements]
+                tensor = tensor if rows == list(tensor.placements) else tensor.redistribute(placements=rows)
+                start, _ = rows_of(tensor)
+                mine = _is_first_copy(tensor)
+                tensor = tensor.to_local()
+                mine &= tensor.numel() > 0
         if mine:
             yield Shard(name, tuple(value.shape), start, tensor.reshape(-1))
+
+
+def _is_first_copy(tensor: DTensor) -> bool:
+    """Whether no rank before this one, along the axes on which the tensor is replicated, has the same piece."""
+    at = tensor.device_mesh.get_coordinate()
+    assert at is not None
+    return not any(i for i, placement in zip(at, tensor.placements, strict=True) if placement.is_replicate())
 
 
 def _read_like(parameter: nn.Parameter, template: object, name: str, reader: ShardReader) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -28,20 +29,38 @@ def step(
 ) -> StepOutput:
     """Unscale, measure, clip, update, zero. The same on all ranks, given the same (or sharded) gradients."""
     skipped = scaler is not None and _unscale(scaler, optimizer)
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
+    meshes = list(_by_mesh(parameters))
+    norm = _total_norm(meshes)
     if skip_nonfinite and not skipped:
         skipped = not math.isfinite(norm)
     if not skipped:
         if max_grad_norm > 0:
-            clip_grads_with_norm_(parameters, max_grad_norm, norm)
+            for together in meshes:
+                clip_grads_with_norm_(together, max_grad_norm, norm)
         optimizer.step()
     if scaler is not None:
         scaler.update()
     for parameter in parameters:
         parameter.grad = None
     return StepOutput(norm, skipped)
+
+
+def _by_mesh(parameters: list[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
+    """Those with a gradient, by the mesh that they are spread over: no operation mixes two of them."""
+    groups: dict[object, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            mesh = parameter.grad.device_mesh if isinstance(parameter.grad, DTensor) else None
+            groups.setdefault(mesh, []).append(parameter)
+    return groups.values()
+
+
+def _total_norm(meshes: list[list[nn.Parameter]]) -> Tensor:
+    norms = []
+    for together in meshes:
+        norm = get_total_norm([p.grad for p in together if p.grad is not None])
+        norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms or [torch.zeros(())]))
 
 
 def _unscale(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> bool:

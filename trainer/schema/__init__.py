@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import callbacks, data, logging, model, optim, optim_packages, parallel, scheduler, task, trackers
+from . import callbacks, cluster, data, logging, model, optim, optim_packages, parallel, scheduler, task, trackers
 from .config import Config
 
 __all__ = ["OPTIONS", "Config"]
@@ -62,6 +62,7 @@ OPTIONS: dict[str, dict[str, type]] = {
         "single": parallel.Single,
         "ddp": parallel.DDP,
         "fsdp": parallel.FSDP,
+        "mesh": parallel.Mesh,
         "deepspeed": parallel.DeepSpeed,
     },
     "model": {"gpt": model.GPT, "mlp": model.MLP, "hf_causal_lm": model.HFCausalLM},
@@ -89,5 +90,6 @@ OPTIONS: dict[str, dict[str, type]] = {
         "azure_ml": trackers.AzureML,
     },
     "callbacks": {"early_stopping": callbacks.EarlyStopping},
+    "cluster": {"slurm": cluster.Slurm},
 }
 """Typed options, stored in Hydra as /schema/<group>/<name>; conf/<group>/*.yaml name them in their defaults."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..problems import Problem
-from . import callbacks, logging, model, optim_checks, parallel, scheduler, trackers, trade_checks
+from . import callbacks, cluster_checks, logging, model, optim_checks, parallel, scheduler, trackers, trade_checks
 from .checkpoint import SaveStrategy
 from .config import Config
 from .data import Digits
@@ -201,8 +201,9 @@ def precision(config: Config) -> Iterator[Problem]:
 
 
 def _sees_gpu(config: Config) -> bool:
-    """Whether a GPU is there to be used, as far as one can tell without torch."""
-    return not config.run.use_cpu and any(Path("/dev").glob("nvidia[0-9]*"))
+    """Whether a GPU is there to be used, or asked for elsewhere, as far as one can tell without torch."""
+    asked = bool(getattr(config.cluster, "gpus_per_node", None))
+    return not config.run.use_cpu and (asked or any(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def schedule(config: Config) -> Iterator[Problem]:
@@ -380,4 +381,5 @@ RULES: tuple[Rule, ...] = (
     packages,
     *trade_checks.RULES,
     *optim_checks.RULES,
+    *cluster_checks.RULES,
 )

@@ -41,3 +41,4 @@ class Config:
     hub: Hub = field(default_factory=Hub)
     callbacks: dict[str, Any] = field(default_factory=dict)
     launch: Launch = field(default_factory=Launch)
+    cluster: Any = None

@@ -53,7 +53,9 @@ class Data:
     data_seed: int | None = None
     """Seed of the data order (HF: data_seed). Default: run.seed."""
     dataloader_drop_last: bool = False
-    """Drop an epoch's last, smaller update (HF: dataloader_drop_last). Unlike HF's, it never drops evaluation samples."""
+    """Drop an epoch's last, smaller update, so that all are alike whatever the split into micro-batches and ranks (HF:
+    dataloader_drop_last, which drops the smaller micro-batch and keeps an update of fewer). Unlike HF's, it never drops
+    evaluation samples."""
     dataloader_num_workers: int = number(0, minimum=0)
     """Worker processes that fetch batches; 0 fetches in the training process (HF: dataloader_num_workers)."""
     dataloader_pin_memory: bool = True

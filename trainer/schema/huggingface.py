@@ -1,4 +1,7 @@
-"""Hugging Face's TrainingArguments and this tree: each field's home, older names, and what is said about the rest."""
+"""Hugging Face's TrainingArguments and this tree: each field's home, older names, and what is said about the rest.
+
+The one table for hints, `import training-arguments` and `export training-arguments`.
+"""
 
 from __future__ import annotations
 
@@ -78,13 +81,10 @@ OPTIMIZERS: dict[str, str] = {
     "adamw_torch_fused": "adamw_fused",
     "fused_adam": "adamw_fused",
     "adamw_apex": "adamw_fused",
-    "adamw_apex_fused": "adamw_fused",
-    "sgd": "sgd",
-    "adagrad": "adagrad",
-    "adafactor": "adafactor",
-    "rmsprop": "rmsprop",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "rmsprop_bnb_32bit": "rmsprop_bnb",
 }
-"""OptimizerNames' values -> option of `optim`."""
+"""OptimizerNames' values -> option of `optim`; the others keep their name."""
 
 CHOICES: dict[str, str] = {
     "lr_scheduler_type": "scheduler",
@@ -97,6 +97,176 @@ CHOICES: dict[str, str] = {
 """Names whose value is an option here -> group."""
 
 PARALLEL = {"fsdp": "parallel=fsdp", "fsdp_config": "parallel=fsdp", "deepspeed": "parallel=zero3"}
+
+_NONE = (
+    "output_dir run_name resume_from_checkpoint eval_accumulation_steps eval_steps optim_args optim_target_modules"
+    " lr_scheduler_kwargs save_total_limit label_names data_seed dataloader_prefetch_factor torch_compile_backend"
+    " dataloader_multiprocessing_context torch_compile_mode torch_empty_cache_steps gradient_checkpointing"
+    " gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs liger_kernel_config tf32"
+    " ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph fsdp fsdp_config"
+    " deepspeed accelerator_config parallelism_config metric_for_best_model greater_is_better hub_model_id hub_token"
+    " hub_private_repo hub_revision disable_tqdm neftune_noise_alpha trackio_space_id trackio_bucket_id"
+    " trackio_static_space_id"
+)
+_FALSE = (
+    "do_train do_eval do_predict eval_on_start eval_use_gather_object prediction_loss_only batch_eval_metrics"
+    " logging_first_step save_on_each_node save_only_model dataloader_drop_last dataloader_persistent_workers"
+    " torch_compile auto_find_batch_size use_liger_kernel bf16 fp16 bf16_full_eval fp16_full_eval use_cpu"
+    " full_determinism load_best_model_at_end push_to_hub hub_always_push ignore_data_skip"
+    " restore_callback_states_from_checkpoint use_cache enable_jit_checkpoint"
+)
+_TRUE = (
+    "eval_do_concat_batches logging_nan_inf_filter log_on_each_node remove_unused_columns dataloader_pin_memory"
+    " skip_memory_metrics average_tokens_across_devices dataloader_in_order"
+)
+DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(_NONE.split()),
+    **dict.fromkeys(_FALSE.split(), False),
+    **dict.fromkeys(_TRUE.split(), True),
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 3.0,
+    "max_steps": -1,
+    "max_grad_norm": 1.0,
+    "label_smoothing_factor": 0.0,
+    "learning_rate": 5e-5,
+    "weight_decay": 0.0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
+    "optim": "adamw_torch_fused",
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "eval_strategy": "no",
+    "eval_delay": 0,
+    "include_for_metrics": [],
+    "logging_strategy": "steps",
+    "logging_steps": 500,
+    "log_level": "passive",
+    "log_level_replica": "warning",
+    "report_to": "none",
+    "project": "huggingface",
+    "include_num_input_tokens_seen": "no",
+    "save_strategy": "steps",
+    "save_steps": 500,
+    "dataloader_num_workers": 0,
+    "train_sampling_strategy": "random",
+    "length_column_name": "length",
+    "seed": 42,
+    "debug": "",
+    "local_rank": -1,
+    "ddp_timeout": 1800,
+    "hub_strategy": "every_save",
+}
+"""The fields of TrainingArguments 5.23 and their defaults."""
+
+OLD_DEFAULTS: dict[str, tuple[Any, ...]] = {
+    "overwrite_output_dir": (False,),
+    "fp16_opt_level": ("O1",),
+    "fp16_backend": ("auto",),
+    "half_precision_backend": ("auto",),
+    "jit_mode_eval": (False,),
+    "past_index": (-1,),
+    "tpu_num_cores": (None,),
+    "use_mps_device": (False,),
+    "use_ipex": (False,),
+    "use_legacy_prediction_loop": (False,),
+    "ray_scope": ("last",),
+    "mp_parameters": ("",),
+    "sharded_ddp": ("", []),
+    "dispatch_batches": (None,),
+    "split_batches": (None, False),
+    "local_rank": (-1, 0),
+    "_n_gpu": (0, 1),
+    "sortish_sampler": (False,),
+    "predict_with_generate": (False,),
+    "generation_max_length": (None,),
+    "generation_num_beams": (None,),
+    "generation_config": (None,),
+}
+"""Names without a home, of older releases and of Seq2SeqTrainingArguments: the values that say nothing."""
+
+SAME: dict[str, str] = {
+    "evaluation_strategy": "eval_strategy",
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "no_cuda": "use_cpu",
+    "torchdynamo": "torch_compile_backend",
+    "xpu_backend": "ddp_backend",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_token": "hub_token",
+}
+"""Fields of older releases -> the field of 5.23 that takes the same value; given both, the older one fills a None."""
+
+NO_OPTIMIZER: dict[str, str] = {
+    "lomo": "updates the weights inside backward, by itself: no gradient is left to clip, accumulate or shard",
+    "adalomo": "updates the weights inside backward, by itself: no gradient is left to clip, accumulate or shard",
+    "galore_adamw_8bit": "is not offered; optim=galore_adamw keeps its moments in 32 bits",
+    "galore_adamw_layerwise": "runs one optimizer per weight inside backward; optim=galore_adamw is the usual one",
+    "galore_adamw_8bit_layerwise": "runs one optimizer per weight inside backward; optim=galore_adamw is the usual one",
+    "galore_adafactor_layerwise": "always fails in transformers 5.23; optim=galore_adafactor is the usual one",
+    "apollo_adamw_layerwise": "runs one optimizer per weight inside backward; optim=apollo_adamw is the usual one",
+}
+"""OptimizerNames that are no option here, and why."""
+
+OPTIM_ARGS: dict[str, str] = {
+    "sgd": "momentum dampening nesterov",
+    "adagrad": "lr_decay eps",
+    "rmsprop": "momentum alpha eps centered",
+    "ademamix": "beta3 alpha t_alpha t_beta3",
+    "adamw_anyprecision": "use_kahan_summation",
+    "galore": "rank update_proj_gap scale proj_type",
+    "apollo": "rank update_proj_gap scale proj_type proj scale_type",
+    "grokadamw": "alpha_init lamb gamma gradient_clipping",
+    "adamw_torch_4bit": "bf16_stochastic_round",
+    "adamw_torch_8bit": "bf16_stochastic_round",
+    "schedule_free": "weight_lr_power r",
+    "stable_adamw": "max_lr kahan_sum decouple_lr",
+}
+"""Fields of ours that the Trainer reads from optim_args, by the (beginning or middle of the) optimizer's name there."""
+
+SCHEDULER_KWARGS = {"lr_end": "learning_rate_end"}
+"""lr_scheduler_kwargs -> our fields, where the names differ."""
+
+ENUMS: dict[str, str] = {
+    "REDUCE_ON_PLATEAU": "reduce_lr_on_plateau",
+    "ADAMW_BNB": "adamw_bnb_8bit",
+    "LION": "lion_32bit",
+    "PAGED_ADAMW": "paged_adamw_32bit",
+    "PAGED_ADEMAMIX": "paged_ademamix_32bit",
+    "PAGED_LION": "paged_lion_32bit",
+    "RMSPROP_8BIT": "rmsprop_bnb_8bit",
+    "RMSPROP_32BIT": "rmsprop_bnb_32bit",
+}
+"""Members of transformers' enums whose value is not their name in small letters."""
+
+EQUIVALENT: dict[str, Any] = {
+    "log_level": "info",
+    "ddp_find_unused_parameters": False,
+    "ddp_bucket_cap_mb": 25,
+    "ddp_broadcast_buffers": True,
+    "ddp_static_graph": False,
+    "activation_checkpointing": False,
+    "activation_checkpointing_kwargs": {},
+    "liger_kernel_config": {},
+    "torch_compile": None,
+    "trackio_space_id": None,
+}
+"""Our value that stands for the Trainer's default where the two are written differently."""
+
+COUNTERPARTS: dict[str, str] = {
+    "train.nan_policy": "the Trainer goes on with nan",
+    "evaluation.compute_metrics": "is an argument of the Trainer: Trainer(compute_metrics=)",
+    "data.collate_fn": "is an argument of the Trainer: Trainer(data_collator=)",
+    "data.predict_dataset": "is an argument of Trainer.predict",
+    "checkpoint.save_safetensors": "is gone since transformers 5.0, which always writes safetensors",
+    "logging.include_tokens_per_second": "is gone since transformers 5.0: include_num_input_tokens_seen does it too",
+    "launch.nproc_per_node": "is torchrun's --nproc-per-node",
+}
+"""What export says about our fields that TrainingArguments does not have; the others simply have no counterpart."""
 
 GROUP_FIELDS = {"optim": "optim", "lr_scheduler_kwargs": "scheduler", "parallelism_config": "parallel"}
 """Fields whose content is a whole group here."""

@@ -1,4 +1,4 @@
-"""`launch`: how many processes run the training."""
+"""`launch`: how many processes run the training, and what becomes of one that fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from .fields import number
 
 @dataclass(kw_only=True, slots=True)
 class Launch:
-    """Local ranks. Under torchrun these fields stay at their defaults: torchrun decides."""
+    """The ranks. Under torchrun and srun these fields stay at their defaults: those decide."""
 
+    nnodes: int = number(1, minimum=1)
+    """Machines (torchrun: --nnodes). More than one need a cluster (cluster=slurm), or torchrun on each."""
     nproc_per_node: int | None = number(None, minimum=1)
-    """Ranks on this machine (torchrun: --nproc-per-node). None: one per visible GPU, 1 without."""
+    """Ranks on each machine (torchrun: --nproc-per-node). None: one per visible GPU, 1 without; on several machines of
+    a Slurm job cluster.gpus_per_node, 1 without."""
+    max_restarts: int = number(0, minimum=0)
+    """How many times all ranks are started again after one has failed, from the newest checkpoint (torchrun:
+    --max-restarts)."""

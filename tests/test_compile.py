@@ -1,0 +1,101 @@
+"""compile: the model that is trained is the compiled one, with the same names and, on a plain backend, the same bits."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+from tests import jobs
+from tests.blocks import Blocks
+from tests.jobs import make_config
+from tests.test_resume import KILLED, assert_same, killed_at
+from trainer.compile import speed_up
+from trainer.events import Callback
+from trainer.schema.compile import Compile
+from trainer.schema.parallel import DDP, FSDP
+from trainer.schema.train import Train
+from trainer.state import Control, State
+
+
+class Compiles(Callback):
+    """Fails the run at its end unless torch.compile made something."""
+
+    def on_train_end(self, state: State, control: Control) -> None:
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+CALLBACK: dict[str, Any] = {"compiles": {"_target_": "tests.test_compile.Compiles"}}
+
+
+def test_backend_and_mode_ask_for_it() -> None:
+    assert not Compile().asked()
+    assert Compile(torch_compile=True).asked()
+    assert Compile(torch_compile_backend="eager").asked()
+    assert Compile(torch_compile_mode="max-autotune").asked()
+    assert not Compile(torch_compile=False).asked()
+
+
+def test_the_model_is_compiled_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = CompileCounter()
+    given: dict[str, Any] = {}
+    compile_ = torch.compile
+
+    def spy(model: Any, **options: Any) -> Any:
+        given.update(options)
+        return compile_(model, backend=counter)
+
+    monkeypatch.setattr(torch, "compile", spy)
+    model = Blocks()
+    names = list(model.state_dict())
+    speed_up(model, Compile(torch_compile_backend="inductor", torch_compile_mode="max-autotune"))
+    model(torch.randn(2, 97))
+    assert counter.frame_count == 1
+    assert given == {"backend": "inductor", "mode": "max-autotune"}
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize(("parallel", "ranks"), [(None, 1), (DDP, 2), (FSDP, 2)])
+def test_a_compiled_run_is_the_same_run(tmp_path: Path, parallel: Any, ranks: int) -> None:
+    sections: dict[str, Any] = {"train": Train(per_device_train_batch_size=4, max_steps=5)}
+    sections |= {"parallel": parallel()} if parallel else {}
+    plain, compiled = make_config(**sections), make_config(compile=Compile(torch_compile_backend="eager"), **sections)
+    compiled.callbacks = CALLBACK
+    assert jobs.train(plain, tmp_path / "plain", world_size=ranks) == [0] * ranks
+    assert jobs.train(compiled, tmp_path / "run", world_size=ranks) == [0] * ranks
+    assert_same(tmp_path / "run", tmp_path / "plain")
+
+
+def test_a_compiled_run_resumes_to_the_bit(tmp_path: Path) -> None:
+    def config(**callbacks: Any) -> Any:
+        return make_config(compile=Compile(torch_compile=True, torch_compile_backend="aot_eager"), callbacks=callbacks)
+
+    assert jobs.train(config(), tmp_path / "whole") == [0]
+    assert jobs.train(config(**killed_at(8)), tmp_path / "run") == KILLED
+    assert jobs.train(config(), tmp_path / "run", resume="auto") == [0]
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+class Known(nn.Linear):
+    config = SimpleNamespace(model_type="llama")
+
+
+def test_liger_kernel_gets_the_model_and_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package itself needs a GPU; its two modules stand here with what we use of them."""
+    calls: list[Any] = []
+    package, patch = ModuleType("liger_kernel.transformers"), ModuleType("liger_kernel.transformers.monkey_patch")
+    package._apply_liger_kernel_to_instance = lambda **options: calls.append(options)  # type: ignore[attr-defined]
+    patch.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": None}  # type: ignore[attr-defined]
+    for module in (ModuleType("liger_kernel"), package, patch):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    model = Known(2, 2)
+    speed_up(model, Compile(use_liger_kernel=True, liger_kernel_config={"rope": False}))
+    assert calls == [{"model": model, "rope": False}]
+    with pytest.raises(ValueError, match="liger-kernel does not know Linear, only transformers models of type llama"):
+        speed_up(nn.Linear(2, 2), Compile(use_liger_kernel=True))

@@ -1,0 +1,114 @@
+"""`cluster=slurm`: runs become jobs, a sweep one array, by submitit."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ..cli import Prepared, start
+from ..launch import EXIT_CODES, join
+from ..run_directory import Status
+from ..schema.cluster import Slurm
+from .srun import rank_environment
+
+FOLDER = "slurm"
+"""In a run's or a sweep's directory: the job's script, its pickle and its output."""
+PREEMPT_SIGNAL = "USR1"
+NOT_SBATCHS = ("_target_", "max_num_timeout", "signal_delay_s", "setup", "array_parallelism", "additional_parameters")
+
+
+class SlurmCluster:
+    """Submits by sbatch."""
+
+    def __init__(self, node: Slurm) -> None:
+        self.node = node
+
+    def submit(self, runs: list[Prepared]) -> list[str]:
+        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = PREEMPT_SIGNAL  # read when submitit is imported
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError
+
+        folder = (runs[0].directory if len(runs) == 1 else runs[0].directory.parent) / FOLDER
+        ids: list[str] = []
+        # one array per kind of job: a sweep may go over cluster=slurm_v100,slurm_h100
+        for parameters, group in groupby(runs, key=lambda run: _parameters(run, len(runs) > 1)):
+            executor = SlurmExecutor(folder, max_num_timeout=self.node.max_num_timeout)
+            executor.update_parameters(**parameters)
+            try:
+                with _without_ranks():
+                    jobs = executor.submit_array([SlurmJob(run) for run in group])
+            except FailedJobError as error:
+                raise RuntimeError(f"sbatch: {' '.join(str(error).split()).removeprefix('sbatch: error: ')}") from None
+            ids += [str(job.job_id) for job in jobs]
+        return ids
+
+
+@dataclass
+class SlurmJob:
+    """What a task of the job calls; submitit pickles it, and once more before it queues the job again."""
+
+    run: Prepared
+
+    def __call__(self) -> None:
+        from .. import interrupts
+
+        job = os.environ["SLURM_JOB_ID"]
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        run = replace(self.run, requeued=restarts > 0, notes={"slurm": {"job_id": job, "restarts": restarts}})
+        os.environ.update(run.environment | rank_environment())
+        sys.argv = list(run.argv)
+        code = join(lambda: run) if "RANK" in os.environ else start(run)
+        if code == EXIT_CODES[Status.preempted] and interrupts.last == signal.SIGUSR1:
+            # saved; submitit's handler is back in place: on the first task it queues the job again, and exits.
+            # A SIGTERM does not: it is scancel's, or a preemption's after which Slurm itself queues the job again.
+            signal.raise_signal(signal.SIGUSR1)
+        elif code:
+            sys.exit(code)
+
+    def checkpoint(self) -> Any:
+        """submitit's question what to do after the job is queued again: the same."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _parameters(run: Prepared, sweep: bool) -> dict[str, Any]:
+    """submitit's, from the config."""
+    node, launch = run.config.cluster, run.config.launch
+    assert isinstance(node, Slurm)
+    given = {f.name: value for f in fields(node) if (value := getattr(node, f.name)) is not None}
+    several = launch.nnodes > 1
+    # only what the submitting process added: the job's interpreter has paths of its own
+    paths = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
+    setup = [f"export PYTHONPATH={shlex.quote(os.pathsep.join(paths))} SUBMITIT_PREEMPT_SIGNAL={PREEMPT_SIGNAL}"]
+    name = run.config.run.run_name or (run.directory.parent if sweep else run.directory).name
+    return {name: value for name, value in given.items() if name not in NOT_SBATCHS} | {
+        "job_name": name,
+        "nodes": launch.nnodes,
+        "ntasks_per_node": (launch.nproc_per_node or node.gpus_per_node or 1) if several else 1,
+        "setup": setup + node.setup,
+        "signal_delay_s": node.signal_delay_s,
+        "array_parallelism": node.array_parallelism,
+        "stderr_to_stdout": True,
+        "additional_parameters": node.additional_parameters | {"requeue": True},
+        "srun_args": ["--kill-on-bad-exit=1"],  # a rank that hangs ends with those that gave up on it
+    }
+
+
+@contextmanager
+def _without_ranks() -> Iterator[None]:
+    """sbatch hands this environment to the job: were we started inside of one, its limits must not go along."""
+    inherited = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(("SLURM_", "SBATCH_"))
+                 and name not in ("SLURM_CONF",) and not name.startswith("SBATCH_")}
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)

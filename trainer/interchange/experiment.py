@@ -1,0 +1,80 @@
+"""An experiment file of what differs from our defaults, and whether it composes."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ..compose import compose, conf_directory
+from ..problems import Problem, show
+from ..schema.tree import hints
+from ..yaml_files import read
+from .incoming import Experiment
+
+Config = dict[str, Any]
+
+
+def to_yaml(experiment: Experiment, title: str) -> str:
+    """The file's text. Keys that the chosen options do not have are remarked upon and left out."""
+    chosen = {group: option for group, option in experiment.choices.items() if option != _defaults().get(group)}
+    base = compose(["experiment=null", *(f"{g}={show(o)}" for g, o in experiment.choices.items())]).cfg
+    tree: Config = {}
+    for key in sorted(experiment.settings, key=_order):
+        value = experiment.settings[key]
+        try:
+            current = OmegaConf.select(base, key, throw_on_missing=False, throw_on_resolution_failure=False)
+        except Exception:
+            current = ...
+        parent = OmegaConf.select(base, key.rpartition(".")[0])
+        if not isinstance(parent, DictConfig) or key.split(".")[-1] not in parent:
+            experiment.remarks.append(f"{key}={show(value)}: the chosen option has no such field")
+        elif not _same(current, value):
+            _put(tree, key.split("."), value)
+    body = {"defaults": [{f"override /{g}": o} for g, o in chosen.items()]} if chosen else {}
+    texts = [yaml.safe_dump(part, sort_keys=False, allow_unicode=True, width=120) for part in (body, tree) if part]
+    return "\n".join((f"# @package _global_\n# {title}", *(texts or ["{}\n"]))).replace("\n\ndefaults", "\ndefaults", 1)
+
+
+def _same(current: Any, value: Any) -> bool:
+    if isinstance(current, DictConfig | ListConfig):
+        current = OmegaConf.to_container(current, resolve=False)
+    if isinstance(current, bool) or isinstance(value, bool):
+        return current is value
+    return bool(current == value)
+
+
+def _defaults() -> dict[str, Any]:
+    return {group: option for entry in read(conf_directory() / "config.yaml").content["defaults"] if isinstance(entry, dict)
+            for group, option in entry.items()}
+
+
+def _order(key: str) -> tuple[int, ...]:
+    """Sections in the tree's order, the keys of one as they came."""
+    from ..schema import Config as Root
+
+    return (list(hints(Root)).index(key.split(".")[0]),)
+
+
+def _put(tree: Config, keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[keys[-1]] = value
+
+
+def problems(text: str, name: str) -> list[Problem]:
+    """What is wrong with a run of this experiment; ``name`` stands for the file."""
+    with tempfile.TemporaryDirectory(prefix="imported-") as directory:
+        file = Path(directory, "experiment", f"{Path(directory).name}.yaml")
+        file.parent.mkdir()
+        file.write_text(text, encoding="utf-8")
+        found = compose([f"experiment={file.stem}"], config_dir=directory).problems
+    return [replace(p, origin=name + (p.origin or "").rpartition(".yaml")[2]) if _from(p, directory) else p for p in found]
+
+
+def _from(problem: Problem, directory: str) -> bool:
+    return Path(directory).name in (problem.origin or "")

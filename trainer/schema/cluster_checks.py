@@ -1,0 +1,48 @@
+"""Rules of checks.py about clusters and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from ..problems import Problem
+from . import cluster, parallel
+from .config import Config
+
+
+def machines(config: Config) -> Iterator[Problem]:
+    """Several machines need an engine of several ranks, and restart by the cluster's means."""
+    wanted = config.launch.nnodes
+    if wanted == 1:
+        return
+    if isinstance(config.parallel, parallel.Single):
+        what = "needs an engine for several ranks"
+        yield Problem(key="launch.nnodes", value=wanted, what=what, fix="parallel=ddp", related=("parallel",))
+    if config.launch.max_restarts:
+        what, fix = f"restarts ranks of one machine only, launch.nnodes is {wanted}", "launch.max_restarts=0"
+        value = config.launch.max_restarts
+        yield Problem(key="launch.max_restarts", value=value, what=what, fix=fix, related=("launch.nnodes",))
+
+
+def gpus(config: Config) -> Iterator[Problem]:
+    """GPUs that are asked for are used."""
+    wanted = getattr(config.cluster, "gpus_per_node", None)
+    if wanted and config.run.use_cpu:
+        what, fix = "would stay idle with run.use_cpu=true", "cluster.gpus_per_node=0"
+        yield Problem(key="cluster.gpus_per_node", value=wanted, what=what, fix=fix, related=("run.use_cpu",))
+    ranks = config.launch.nproc_per_node
+    if wanted and ranks and ranks > wanted:
+        what, fix = f"is more than cluster.gpus_per_node={wanted}", f"launch.nproc_per_node={wanted}"
+        yield Problem(
+            key="launch.nproc_per_node", value=ranks, what=what, fix=fix, related=("cluster.gpus_per_node", "cluster")
+        )
+
+
+def package(config: Config) -> Iterator[Problem]:
+    """What submits is installed."""
+    if isinstance(config.cluster, cluster.Slurm) and find_spec("submitit") is None:
+        what, fix = "needs the package submitit, which is not installed", "pip install submitit"
+        yield Problem(key="cluster", what=what, fix=fix)
+
+
+RULES = (machines, gpus, package)
