@@ -1,4 +1,4 @@
-"""compile: the model that is trained is the compiled one, with the same names and, on a plain backend, the same bits."""
+"""compile: the model that is trained is the compiled one, with the same names, and the same bits on a plain backend."""
 
 from __future__ import annotations
 

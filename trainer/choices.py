@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from hydra.core.override_parser.types import Override
 
@@ -23,7 +24,9 @@ def wrong_choice(override: Override, known: Collection[str], repo: Repository) -
         return Problem(key=line, origin=COMMAND_LINE, what=f"{group} is a group", fix=line.lstrip("+"))
     for name in value if isinstance(value, list) else [value]:
         if not isinstance(name, str) or len(name) > 200 or not repo.config_exists(f"{group}/{name}"):
-            return repo.unknown_option(group, show(name), COMMAND_LINE, _fix(group, show(name)))
+            problem = repo.unknown_option(group, show(name), COMMAND_LINE, _fix(group, show(name)))
+            reason = _reason(group, show(name))
+            return replace(problem, what=reason, suggestion=None) if reason else problem
     if isinstance(value, list) and group not in LISTS and group in known:
         what, fix = "takes one option, not a list", f"{group}={value[0] if value else 'null'}"
         return Problem(key=group, value=value, origin=COMMAND_LINE, what=what, fix=fix)
@@ -38,3 +41,10 @@ def _fix(group: str, name: str) -> str | None:
 
     target = f"{group}._target_={name}" if "." in name and slot_of(group) else None
     return huggingface.choice(group, name) or target
+
+
+def _reason(group: str, name: str) -> str | None:
+    """Why one of Hugging Face's optimizers is no option."""
+    from .schema import huggingface
+
+    return huggingface.NO_OPTIMIZER.get(name) if group == "optim" else None

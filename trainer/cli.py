@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .problems import ConfigError, Problem
+from .schema.cluster import Slurm
 
 if TYPE_CHECKING:
     from .compose import Composition, Loader
@@ -32,6 +34,12 @@ class Prepared:
     """The directory held this run before."""
     chdir: bool = False
     """hydra.job.chdir: work inside the directory."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """hydra.job.env_set, for a process elsewhere."""
+    requeued: bool = False
+    """A cluster starts it not for the first time: it goes on from its own newest checkpoint."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What the manifest says on top."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +76,7 @@ def _main(argv: list[str]) -> int:
     if any((args.help, args.hydra_help, args.cfg, args.info, args.shell_completion)):
         return _look(args, parser)
     multirun = args.multirun or _mode(args) == "MULTIRUN"
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:  # started by torchrun: rank 0 composes for all
+    if _started_as_rank():  # by torchrun or srun: rank 0 composes for all
         if multirun:
             parser.error("a sweep starts its trials' ranks itself (launch.nproc_per_node): run -m without torchrun")
         from .launch import join
@@ -78,7 +86,20 @@ def _main(argv: list[str]) -> int:
         from .sweep import sweep
 
         return sweep(args, argv)
-    return start(prepare(args, argv))
+    prepared = prepare(args, argv)
+    if prepared.config.cluster is None:
+        return start(prepared)
+    (job,) = submit([prepared])
+    print(f"job {job}: {prepared.directory}")
+    return 0
+
+
+def _started_as_rank() -> bool:
+    if "SLURM_STEP_ID" in os.environ and "RANK" not in os.environ:
+        from .cluster.srun import rank_environment
+
+        os.environ.update(rank_environment())
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def _look(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -142,13 +163,15 @@ def prepare(args: argparse.Namespace, argv: list[str]) -> Prepared:
 
     composition = loader_of(args).compose(config_name(args), args.overrides, RunMode.RUN)
     config = checked(composition)
+    refuse_place(composition, config)
     from .resume import claim
 
     directory, resumed = claim(composition, config)
     config.run.output_dir = str(directory)
     job = composition.cfg.hydra.job
-    os.environ.update({str(name): str(value) for name, value in job.env_set.items()})
-    return Prepared(config, directory, args.overrides, argv, resumed, bool(job.chdir))
+    environment = {str(name): str(value) for name, value in job.env_set.items()}
+    os.environ.update(environment)
+    return Prepared(config, directory, args.overrides, argv, resumed, bool(job.chdir), environment)
 
 
 def checked(composition: Composition) -> Config:
@@ -167,12 +190,66 @@ def checked(composition: Composition) -> Config:
     return composition.config
 
 
+def refuse_place(composition: Composition, config: Config) -> None:
+    """What the place where this command runs cannot do.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    settings, cluster = config.launch, config.cluster
+    problems: list[Problem] = []
+    if "RANK" in os.environ:
+        here, world = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ["WORLD_SIZE"])
+        wrong = {
+            "launch.nproc_per_node": (settings.nproc_per_node not in (None, here), f"{here} ranks were started here"),
+            "launch.nnodes": (settings.nnodes not in (1, world // here), f"{world // here} machines were started"),
+            "launch.max_restarts": (settings.max_restarts > 0, "is torchrun's: --max-restarts"),
+            "cluster": (cluster is not None, "the ranks were started already, by torchrun or srun"),
+        }
+        fixes = {"launch.nnodes": "launch.nnodes=1", "launch.max_restarts": "launch.max_restarts=0"}
+        fixes |= {"launch.nproc_per_node": "launch.nproc_per_node=null", "cluster": "cluster=local"}
+        problems = [Problem(key=key, what=what, fix=fixes[key]) for key, (is_wrong, what) in wrong.items() if is_wrong]
+    elif settings.nnodes > 1 and cluster is None:
+        what, fix = "this command starts one machine's ranks", "cluster=slurm, or torchrun on each machine"
+        problems = [Problem(key="launch.nnodes", value=settings.nnodes, what=what, fix=fix)]
+    elif isinstance(cluster, Slurm) and shutil.which("sbatch") is None:
+        problems = [Problem(key="cluster", value="slurm", what="there is no sbatch on PATH: not a Slurm cluster")]
+    if problems:
+        raise ConfigError(composition.origins.fill(problems))
+
+
+def submit(runs: list[Prepared]) -> list[str]:
+    """Hand runs to their cluster; the jobs' ids.
+
+    Raises:
+        ConfigError: the cluster takes none of them; what had been written is gone.
+    """
+    from . import run_directory
+    from .build import build
+
+    for run in runs:
+        given: dict[str, Any] = {"config": run.config, "overrides": run.overrides, "argv": sys.argv}
+        began = run_directory.read(run.directory).get("started_at")
+        run_directory.begin(run.directory, **given, status=run_directory.Status.queued, started_at=began)
+    try:
+        jobs: list[str] = build(runs[0].config.cluster).submit([replace(run, argv=sys.argv) for run in runs])
+    except RuntimeError as error:
+        for run in runs:
+            if not run.resumed:
+                run_directory.discard(run.directory)
+        raise ConfigError([Problem(key="cluster", what=" ".join(str(error).split()))]) from None
+    return jobs
+
+
 def start(prepared: Prepared) -> int:
     """Run what was prepared; this imports torch."""
     from . import run_directory
-    from .launch import launch
+    from .launch import go_on, launch
 
-    run_directory.begin(prepared.directory, config=prepared.config, overrides=prepared.overrides, argv=sys.argv)
+    given: dict[str, Any] = {"config": prepared.config, "overrides": prepared.overrides, "argv": sys.argv}
+    run_directory.begin(prepared.directory, **given, **prepared.notes)
+    if prepared.requeued:
+        go_on(prepared.config)
     if prepared.chdir:
         os.chdir(prepared.directory)
     return launch(prepared.config, prepared.directory)

@@ -138,8 +138,8 @@ def flag_is_up(name: str) -> bool:
 
 
 def hang_up() -> None:
-    """Break the gloo connections to the other ranks: who waits for this one gets an error instead. To destroy the groups
-    is not enough, since torch's caches may keep them alive; to abort them does nothing (torch 2.13)."""
+    """Break the gloo connections to the other ranks: who waits for this one gets an error instead. To destroy the
+    groups is not enough, since torch's caches may keep them alive; to abort them does nothing (torch 2.13)."""
     for fd, _ in _sockets & _open_sockets():
         with socket.socket(fileno=os.dup(fd)) as connection:
             if connection.family not in (socket.AF_INET, socket.AF_INET6):

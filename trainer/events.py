@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 
 from .build import build
 from .rng import preserved_rng
+from .run_directory import mask_overrides
 from .state import Control, RunInfo, State
 
 logger = logging.getLogger(__name__)
@@ -115,6 +117,8 @@ class Events(Callback):
 
     def start(self, run: RunInfo, state: State) -> None:
         """Start the reporters; the first that fails stops the run (and those started before it are closed)."""
+        if self._workers:
+            sys.argv[1:] = mask_overrides(sys.argv[1:])  # which trackers record
         with preserved_rng():
             for position, worker in enumerate(self._workers):
                 worker.reporter.progress = lambda: (state.step, state.max_steps)

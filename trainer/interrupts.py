@@ -9,6 +9,9 @@ from typing import Any
 
 PREEMPT = (signal.SIGTERM, signal.SIGUSR1)
 
+last: int | None = None
+"""The signal that came last, to this process or to ranks that it starts. Slurm's jobs are queued again after SIGUSR1."""
+
 
 class Interrupts:
     """While active, SIGTERM and SIGUSR1 ask for a checkpoint and exit code 75, Ctrl-C for a checkpoint and 130.
@@ -25,6 +28,8 @@ class Interrupts:
         self._previous: dict[int, Any] = {}
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        global last
+        last = signum
         if signum == signal.SIGINT:
             if self.status == "stopped":
                 raise KeyboardInterrupt

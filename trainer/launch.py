@@ -1,4 +1,10 @@
-"""Starts the ranks of a run, waits for them, and says in one place how it ended. Imports torch only where it trains."""
+"""Starts the ranks of a run, waits for them, and says in one place how it ended. Imports torch only where it trains.
+
+Local ranks are ours, not those of torch's elastic agent (torch.distributed.launcher), which flattens every exit code to
+1 (75 means saved, 2 a wrong config), waits 30 s before it kills what hangs, leaves ranks running when it is killed, and
+blames the rank that exits first: a survivor whose connection closed, not the one that broke it. Under torchrun, join()
+makes of it what it can.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +20,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import run_directory
+from . import interrupts, run_directory
 from .events import describe
 from .run_directory import Status
 from .schema import Config
@@ -47,16 +53,45 @@ class Outcome:
     trace: str = ""
     lost_peer: bool = False
     """The error is about communication: another rank's failure is the cause."""
+    silent: bool = False
+    """It had not ended when the others had given up on it."""
+    final: bool = False
+    """It would fail again: ranks are not started once more."""
 
 
 def launch(config: Config, directory: Path) -> int:
-    """Train in this process, or in one process per rank; close the manifest. Returns CONTRACT.md's exit code."""
-    world = world_size(config)
-    if world == 1:
-        rank, outcome = 0, train_here(config, directory)
-    else:
+    """Train in this process, or in one process per rank; close the manifest. Returns CONTRACT.md's exit code.
+
+    With launch.max_restarts a rank has a process of its own even where it is the only one.
+    """
+    world, left = world_size(config), config.launch.max_restarts
+    if world == 1 and not left:
+        return _close(config, directory, train_here(config, directory), "")
+    while True:
+        interrupts.last = None
         rank, outcome = _first_cause(_run_ranks(config, directory, world))
-    return _close(config, directory, outcome, f"rank {rank}: " if world > 1 else "")
+        who = f"{_name(rank)}: " if world > 1 else ""
+        if outcome.status is not Status.failed or outcome.final or left == 0 or interrupts.last is not None:
+            return _close(config, directory, outcome, who)
+        left -= 1
+        number, error = config.launch.max_restarts - left, f"{who}{outcome.error}"
+        print(f"restart {number} of {config.launch.max_restarts}: {error}", file=sys.stderr)
+        _note(directory, f"{error}\n{outcome.trace}")
+        restarts = run_directory.read(directory).get("restarts", [])
+        run_directory.update(directory, restarts=[*restarts, {"at": run_directory.now(), "error": error}])
+        go_on(config)
+
+
+def go_on(config: Config) -> None:
+    """Let a run that starts once more go on from its own newest checkpoint, or afresh without one."""
+    checkpoints = Path(config.run.output_dir) / "checkpoints"
+    wish = config.checkpoint.resume_from_checkpoint
+    if config.run.do_train and (wish is None or any(checkpoints.glob("checkpoint-*"))):
+        config.checkpoint.resume_from_checkpoint = "auto"
+
+
+def _name(rank: int) -> str:
+    return f"rank {rank} on {socket.gethostname()}"
 
 
 def world_size(config: Config) -> int:
@@ -87,7 +122,10 @@ def join(prepare: Callable[[], Prepared]) -> int:
     if rank == 0:
         try:
             prepared = prepare()
-            run_directory.begin(prepared.directory, config=prepared.config, overrides=prepared.overrides, argv=sys.argv)
+            given: dict[str, Any] = {"config": prepared.config, "overrides": prepared.overrides, "argv": sys.argv}
+            run_directory.begin(prepared.directory, **given, **prepared.notes)
+            if prepared.requeued:
+                go_on(prepared.config)
         finally:  # a ConfigError goes on to the caller, which prints it
             store.set("trainer/prepared", pickle.dumps(prepared))
             if prepared is None:
@@ -105,7 +143,7 @@ def join(prepare: Callable[[], Prepared]) -> int:
         if run_directory.read(prepared.directory).get("status") != Status.running:
             return EXIT_CODES[Status.failed]
     if rank == 0 or outcome.error:
-        return _close(prepared.config, prepared.directory, outcome, f"rank {rank}: ")
+        return _close(prepared.config, prepared.directory, outcome, f"{_name(rank)}: ")
     return EXIT_CODES[outcome.status]
 
 
@@ -133,11 +171,15 @@ def train_here(config: Config, directory: Path) -> Outcome:
         except KeyboardInterrupt:
             return Outcome(status=Status.stopped)
         except BaseException as error:  # a user's sys.exit() is no success either
+            from .problems import ConfigError
+            from .shards import CheckpointError
+
             return Outcome(
                 status=Status.failed,
                 error=describe(error),
                 trace=traceback.format_exc(),
                 lost_peer=_is_about_peers(error),
+                final=isinstance(error, ConfigError | CheckpointError),
             )
 
 
@@ -169,14 +211,19 @@ def _close(config: Config, directory: Path, outcome: Outcome, who: str) -> int:
         from .logging.log_file import FILE
 
         error = who + outcome.error
-        path = directory / FILE
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{error}\n{outcome.trace}")
-        print(f"error: {error}; traceback: {path}", file=sys.stderr)
+        _note(directory, f"{error}\n{outcome.trace}")
+        print(f"error: {error}; traceback: {directory / FILE}", file=sys.stderr)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             print(outcome.trace, file=sys.stderr)
     run_directory.finish(directory, outcome.status, error=error)
     return EXIT_CODES[outcome.status]
+
+
+def _note(directory: Path, text: str) -> None:
+    from .logging.log_file import FILE
+
+    with (directory / FILE).open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 # Several ranks ---------------------------------------------------------------------------------------------------
@@ -214,6 +261,13 @@ class _Rank:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code} before its end"
         return Outcome(status=Status.failed, error=how)
 
+    def silence(self) -> Outcome:
+        """What to say of one that is still there when the others have given up on it."""
+        state = Path(f"/proc/{self.process.pid}/stat")
+        stopped = state.exists() and state.read_text().rpartition(")")[2].split()[0] in "Tt"
+        what = "is stopped (SIGSTOP)" if stopped else "hangs"
+        return Outcome(status=Status.failed, error=what, silent=True)
+
 
 def _run_ranks(config: Config, directory: Path, world: int) -> Iterator[tuple[int, Outcome]]:
     """Start the ranks, pass signals on, and yield each one's outcome as it ends. None is left running."""
@@ -224,6 +278,7 @@ def _run_ranks(config: Config, directory: Path, world: int) -> Iterator[tuple[in
     ranks: list[_Rank] = []
 
     def forward(number: int, frame: object) -> None:
+        interrupts.last = number
         for rank in ranks:
             rank.process.send_signal(number)
 
@@ -238,6 +293,8 @@ def _run_ranks(config: Config, directory: Path, world: int) -> Iterator[tuple[in
         while selector.get_map():
             left = deadline - time.monotonic()
             if left <= 0:
+                for key in selector.get_map().values():
+                    yield key.data, ranks[key.data].silence()
                 return
             for key, _ in selector.select(None if left == float("inf") else left):
                 selector.unregister(key.fd)
@@ -257,7 +314,13 @@ def _first_cause(outcomes: Iterator[tuple[int, Outcome]]) -> tuple[int, Outcome]
     """The first failure that is not the echo of another rank's; without a failure what rank 0 says."""
     ended = list(outcomes)
     failed = [item for item in ended if item[1].status is Status.failed]
-    causes = [item for item in failed if not item[1].lost_peer]
+    echoes = [item for item in failed if item[1].lost_peer]
+    causes = [item for item in failed if not item[1].lost_peer and not item[1].silent]
+    silent = [item for item in failed if item[1].silent]
+    if silent and echoes and not causes:  # a rank that hangs says nothing: its peers do
+        (rank, outcome), (peer, echo) = silent[0], echoes[0]
+        error = f"{outcome.error}, and rank {peer} waited in vain: {echo.error}"
+        return rank, replace(outcome, error=error, trace=echo.trace)
     return next(iter(causes or failed or sorted(ended, key=lambda item: item[0])))
 
 

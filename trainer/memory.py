@@ -6,7 +6,7 @@ import functools
 import re
 import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +113,10 @@ def _process() -> tuple[int, int]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, where there is no current figure
         return peak, peak
     text = _STATUS.read_text()
-    now, peak = (int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) * 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[index]
-    return now, peak
+    sizes = dict(re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", text))
+    return int(sizes["VmRSS"]) * 1024, int(sizes["VmHWM"]) * 1024
 
 
 def _reset_peak() -> None:
-    try:
+    with suppress(OSError):  # no Linux, or a container that forbids it
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident
-    except OSError:  # no Linux, or a container that forbids it
-        pass

@@ -7,7 +7,7 @@ Nothing is allocated and no process group is made: model, optimizer state and on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,10 @@ from .data.loader import TrainData
 from .data.plan import BatchPlan
 from .memory import save_memory
 from .optim import make_optimizer
+from .parallel.fsdp import layers, mesh_sizes
 from .precision import autocast_dtype, autocast_forward
 from .schema import Config
-from .schema.parallel import FSDP, DeepSpeed
+from .schema.parallel import FSDP, DeepSpeed, OffloadDevice
 from .task import make_task
 from .task.task import Supervised
 
@@ -62,17 +63,14 @@ class Memory:
     communication: int
     """Gathered layers, gradient buckets."""
     activations: int | None
-
-    @property
-    def state(self) -> int:
-        """What a checkpoint holds of this rank: weights and optimizer state."""
-        return self.parameters + self.optimizer
+    host: int = 0
+    """In the host's memory (or on its disk), for this GPU."""
 
     @property
     def total(self) -> int:
-        return (
-            self.parameters + self.gradients + self.optimizer + self.buffers + self.communication + (self.activations or 0)
-        )
+        """On the GPU."""
+        state = self.parameters + self.gradients + self.optimizer + self.buffers
+        return state + self.communication + (self.activations or 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +78,8 @@ class Batches:
     """The arithmetic of the run."""
 
     world_size: int
+    data_world_size: int
+    """Ranks that see different data: those of a tensor-parallel group see the same."""
     update_size: int
     """Samples per optimizer update over all ranks."""
     max_steps: int | None
@@ -87,17 +87,18 @@ class Batches:
     num_samples: int | None
 
 
-def batches(config: Config, world_size: int, dataset: Any) -> Batches:
+def batches(config: Config, world_size: int, local_world_size: int, dataset: Any) -> Batches:
     """World size, effective batch and steps, as the run will count them."""
-    train = config.train
-    plan = BatchPlan(train.per_device_train_batch_size, train.gradient_accumulation_steps, world_size, 0)
+    train, node = config.train, config.parallel
+    tp = mesh_sizes(node, world_size, local_world_size)["tp"] if isinstance(node, FSDP) else 1
+    plan = BatchPlan(train.per_device_train_batch_size, train.gradient_accumulation_steps, world_size // tp, 0)
     data = TrainData(dataset, plan, config.data, collate=None, seed=config.run.seed, device=CPU)
     sized = data.steps_per_epoch is not None or train.max_steps > 0
-    steps = data.max_steps(train.max_steps, train.num_train_epochs) if sized else None
     return Batches(
         world_size=world_size,
+        data_world_size=plan.world_size,
         update_size=plan.update_size,
-        max_steps=steps,
+        max_steps=data.max_steps(train.max_steps, train.num_train_epochs) if sized else None,
         steps_per_epoch=data.steps_per_epoch,
         num_samples=data.num_samples,
     )
@@ -113,7 +114,8 @@ def shapes(config: Config, dataset: Any) -> Shapes:
         model: nn.Module = build(config.model)
         save_memory(model, config.memory, CPU)
         parameters: list[Tensor] = list(model.parameters())
-        units = [sum(map(_bytes, unit.parameters())) for unit in _units(model)]
+        node = config.parallel if isinstance(config.parallel, FSDP) else FSDP()
+        units = [sum(map(_bytes, unit.parameters())) for unit in layers(model, node)]
         rest = sum(map(_bytes, parameters)) - sum(units)
         optimizer = _optimizer_bytes(config, model, parameters)
         activations, reason = None, ""
@@ -135,37 +137,56 @@ def shapes(config: Config, dataset: Any) -> Shapes:
     )
 
 
-def memory(config: Config, shapes: Shapes, world_size: int) -> Memory:
-    """Bytes per GPU under ``config.parallel``."""
+def memory(config: Config, shapes: Shapes, world_size: int, local_world_size: int) -> Memory:
+    """Bytes per GPU under ``config.parallel``. What is offloaded counts as the host's, per GPU."""
     node = config.parallel
     trainable = [i for i, p in enumerate(shapes.parameters) if p.requires_grad]
     whole = sum(map(_bytes, shapes.parameters))
     gradients = sum(_bytes(shapes.parameters[i]) for i in trainable)
     optimizer = sum(shapes.optimizer.values())
     half = 2 if autocast_dtype(config.precision) is not None else 4  # bytes of a gathered element
-    common = {"buffers": shapes.buffers, "activations": shapes.activations}
     if isinstance(node, FSDP):
-        share = [_rows(p, world_size) for p in shapes.parameters]
-        gathered = shapes.layers * 2 if node.reshard_after_forward else whole  # this layer, and the next one on its way
-        return Memory(
+        sizes = mesh_sizes(node, world_size, local_world_size)
+        # tensor parallelism cuts the matrices of its plan; norms and biases, which it leaves whole, are small
+        share = [_rows(p, sizes["dp_shard"]) / (sizes["tp"] if p.ndim > 1 else 1) for p in shapes.parameters]
+        gathered = shapes.layers * 2 if node.reshard_after_forward else whole  # this layer, and the next on its way
+        held = Memory(
             parameters=sum(math.ceil(_bytes(p) * s) for p, s in zip(shapes.parameters, share, strict=True)),
             gradients=sum(math.ceil(_bytes(shapes.parameters[i]) * share[i]) for i in trainable),
             optimizer=sum(math.ceil(b * share[i]) for i, b in shapes.optimizer.items()),
-            communication=gathered * half // 4,
-            **common,
+            buffers=shapes.buffers,
+            communication=gathered * half // 4 // sizes["tp"],
+            activations=shapes.activations,
         )
+        return _offloaded(held, "parameters", "gradients", "optimizer") if node.cpu_offload else held
     if isinstance(node, DeepSpeed):
         stage, bucket = node.zero_stage, BUCKET * min(node.reduce_bucket_size * 4, gradients)
         masters = gradients  # ZeRO keeps fp32 copies of its own of what it updates
-        return Memory(
+        held = Memory(
             parameters=math.ceil(whole / world_size) if stage == 3 else whole,
             gradients=math.ceil(gradients / world_size) if stage >= 2 else gradients,
             optimizer=math.ceil((optimizer + masters) / world_size) if stage else optimizer + masters,
+            buffers=shapes.buffers,
             communication=bucket + (shapes.layers * 2 * half // 4 if stage == 3 else 0),
-            **common,
+            activations=shapes.activations,
         )
-    buckets = gradients if world_size > 1 else 0  # DDP's buckets hold the gradients once more
-    return Memory(parameters=whole, gradients=gradients, optimizer=optimizer, communication=buckets, **common)
+        if node.offload_optimizer is not OffloadDevice.none:
+            held = _offloaded(held, "optimizer")
+        return held if node.offload_param is OffloadDevice.none else _offloaded(held, "parameters")
+    return Memory(
+        parameters=whole,
+        gradients=gradients,
+        optimizer=optimizer,
+        buffers=shapes.buffers,
+        communication=gradients if world_size > 1 else 0,  # DDP's buckets hold the gradients once more
+        activations=shapes.activations,
+    )
+
+
+def _offloaded(held: Memory, *parts: str) -> Memory:
+    """The same with some parts in the host's memory."""
+    host = held.host + sum(getattr(held, part) for part in parts)
+    return replace(held, host=host, **dict.fromkeys(parts, 0))
 
 
 def disk(shapes: Shapes) -> int:
@@ -181,13 +202,6 @@ def _rows(parameter: Tensor, world_size: int) -> float:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _units(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers that a sharding engine gathers one by one: the items of nn.ModuleLists."""
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList):
-            yield from module
 
 
 def _optimizer_bytes(config: Config, model: nn.Module, parameters: list[Tensor]) -> dict[int, int]:

@@ -74,26 +74,37 @@ def to_fp32(value: Any) -> Any:
 
 @contextmanager
 def full_eval(model: nn.Module, precision: Precision) -> Iterator[None]:
-    """Inside: floating-point weights, buffers and inputs in the evaluation's own format, answers in fp32. Afterwards the
-    weights are the very tensors they were."""
+    """Inside: floating-point weights, buffers and inputs in the evaluation's own format, answers in fp32. Afterwards
+    the weights are the very tensors they were."""
     if not (precision.bf16_full_eval or precision.fp16_full_eval):
         yield
         return
     dtype = torch.bfloat16 if precision.bf16_full_eval else torch.float16
-    kept = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    # Other tensors in the modules' places: to change a parameter's own data would reset its gradient accumulator, on
+    # which DDP's hooks are.
+    slots: list[dict[str, Any]] = [slot for module in model.modules() for slot in (module._parameters, module._buffers)]
+    kept = [dict(slot) for slot in slots]
+    cast: dict[torch.Tensor, torch.Tensor] = {
+        t: _in_format(t, dtype) for slot in kept for t in slot.values() if t is not None and t.is_floating_point()
+    }
     hooks = [
         model.register_forward_pre_hook(lambda _, args, kwargs: _cast((args, kwargs), dtype), with_kwargs=True),
         model.register_forward_hook(lambda _, args, output: to_fp32(output)),
     ]
     try:
-        for tensor, data in kept:
-            tensor.data = data.to(dtype)
+        for slot in slots:
+            slot.update({name: cast[t] for name, t in slot.items() if t in cast})
         yield
     finally:
-        for tensor, data in kept:
-            tensor.data = data
+        for slot, tensors in zip(slots, kept, strict=True):
+            slot.update(tensors)
         for hook in hooks:
             hook.remove()
+
+
+def _in_format(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    other = tensor.detach().to(dtype)
+    return nn.Parameter(other, requires_grad=False) if isinstance(tensor, nn.Parameter) else other
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +32,8 @@ PATCH_LIMIT = 256 * 1024
 class Status(Choice):
     """How a run stands, as in manifest.json."""
 
+    queued = "queued"
+    """Handed to a cluster, not started yet."""
     running = "running"
     completed = "completed"
     failed = "failed"
@@ -58,6 +61,14 @@ def create(path: Path, *, exact: bool) -> Path:
             if exact:
                 raise
     raise AssertionError
+
+
+def discard(directory: Path) -> None:
+    """Undo create and begin, for a run that never was; what else is in the directory stays."""
+    for name in (MANIFEST, "config.yaml", "overrides.yaml"):
+        (directory / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def begin(directory: Path, *, config: Any, overrides: list[str], argv: list[str], **fields: Any) -> dict[str, Any]:
@@ -129,8 +140,9 @@ def newest(root: Path, config_hash: str, *, unfinished: bool = False) -> Path | 
     runs = [
         (manifest["started_at"], directory)
         for manifest, directory in found
-        if manifest.get("config_hash") == config_hash
-        if not unfinished or (manifest.get("status") != Status.completed and not is_alive(manifest))
+        if manifest.get("config_hash") == config_hash and manifest.get("started_at")
+        if not unfinished
+        or (manifest.get("status") not in (Status.completed, Status.queued) and not is_alive(manifest))
     ]
     return max(runs, key=lambda run: datetime.fromisoformat(run[0]))[1] if runs else None
 

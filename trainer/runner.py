@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import time
 from copy import deepcopy
@@ -13,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from . import batch_size, checkpoint, distributed, run_directory
@@ -27,6 +25,7 @@ from .data.plan import BatchPlan
 from .debug import watchers
 from .events import Callback, Events, build_reporters, describe
 from .export import export_weights
+from .hardware import device_name, repeat_exactly, this_device
 from .hub import Hub
 from .inference import Inference, weights_to_use
 from .interrupts import Interrupts
@@ -69,7 +68,7 @@ def run(config: Config, directory: Path) -> str:
 
 def _attempt(config: Config, directory: Path, interrupts: Interrupts, size: int) -> str:
     memory: dict[str, Any] = {}
-    with measured("init", _device(config), memory, skip=config.logging.skip_memory_metrics):
+    with measured("init", this_device(use_cpu=config.run.use_cpu), memory, skip=config.logging.skip_memory_metrics):
         session = Session(config, directory, interrupts, size)
     session.memory = memory
     status = "failed"
@@ -107,9 +106,9 @@ class Session:
         self.first_step = 0
 
         train = config.train
-        seed, device = config.run.seed, _device(config)
+        seed, device = config.run.seed, this_device(use_cpu=config.run.use_cpu)
         if config.run.full_determinism:
-            _full_determinism()
+            repeat_exactly()
         seed_everything(seed)
         collate = load(config.data.collate_fn) if config.data.collate_fn else None
         train_dataset = build(config.data.train_dataset) if config.run.do_train else None
@@ -120,7 +119,7 @@ class Session:
         with self.engine.model_context():
             model: nn.Module = build(config.model)
         if distributed.is_main():
-            logger.info("%s: %s parameters, %s", type(model).__name__, f"{count(model):,}", _where(device))
+            logger.info("%s: %s parameters, %s", type(model).__name__, f"{count(model):,}", device_name(device))
         if collate is None:
             columns = getattr(task, "columns", None) if config.data.remove_unused_columns else None
             collate = Collate(columns and columns(model), getattr(task, "target_names", TARGET_KEYS))
@@ -214,7 +213,7 @@ class Session:
         if distributed.is_main():
             manifest = run_directory.read(self.directory)
             world = distributed.world_size()
-            run_directory.update(self.directory, devices=[_where(self.engine.device)] * world, world_size=world)
+            run_directory.update(self.directory, devices=[device_name(self.engine.device)] * world, world_size=world)
             if config.train.auto_find_batch_size:
                 run_directory.update(self.directory, train_batch_size=self.batch_size)
             self.events.start(
@@ -488,10 +487,17 @@ class Session:
     def close(self, status: str) -> None:
         """Close reporters and files; note the last and best metrics."""
         if distributed.is_main():
+            before = (
+                {} if self.config.run.do_train else run_directory.read(self.directory).get("result", {}).get("last", {})
+            )
             best = {"metric": self.best.metric, "value": self.state.best_metric, "step": self.state.best_step}
             run_directory.update(
                 self.directory,
-                result={"step": self.state.step, "last": self.latest, "best": best if self.state.best_step else None},
+                result={
+                    "step": self.state.step,
+                    "last": before | self.latest,
+                    "best": best if self.state.best_step else None,
+                },
             )
         self.events.finish(status)
         if self.metrics:
@@ -511,21 +517,3 @@ _KEPT = ("step", "epoch", "best_metric", "best_step", "best_checkpoint", "num_in
 def count(model: nn.Module) -> int:
     """Parameters of a model (whole ones, also where zero.Init has partitioned them)."""
     return sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in model.parameters())
-
-
-def _device(config: Config) -> torch.device:
-    if config.run.use_cpu or not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.cuda.set_device(distributed.local_rank())
-    return torch.device("cuda", distributed.local_rank())
-
-
-def _where(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-
-
-def _full_determinism() -> None:
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":16:8"
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False

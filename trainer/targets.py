@@ -17,6 +17,7 @@ from typing import Any
 from .problems import Problem, closest
 from .schema import OPTIONS, Config
 from .schema.data import named_sets
+from .schema.optim_args import BETAS, parse
 from .schema.tree import slots
 
 STANDARD_LIBRARY = frozenset(
@@ -120,7 +121,7 @@ REFUSED_NAMES = (
 """Names, with everything below them, that load code, write files or start processes."""
 
 
-OURS = ("models", "datasets", "optim", "scheduler", "parallel", "logging", "callbacks", "task")
+OURS = ("models", "datasets", "optim", "scheduler", "parallel", "logging", "callbacks", "task", "cluster")
 """The parts of this package that hold what a slot takes; the others start processes and write files."""
 
 
@@ -191,7 +192,7 @@ def _refused_object(thing: Any) -> str | None:
     if root.lstrip("_") in sys.stdlib_module_names or root in sys.stdlib_module_names:
         own = f"{module.lstrip('_')}.{name}"
         return None if own in STANDARD_LIBRARY else f"is {own}, which may not be named in a config"
-    if root in ("torch", "numpy", "pandas", *REFUSED_PACKAGES):
+    if root in ("torch", "numpy", "pandas", "trainer", *REFUSED_PACKAGES):
         public = ".".join(
             part for part in f"{module}.{name}".split(".") if part.isidentifier() and not part.startswith("_")
         )
@@ -289,6 +290,7 @@ def check_calls(config: Config) -> Iterator[Problem]:
         if is_dataclass(node):
             for f in fields(node):  # such as task.metrics: named objects inside one of our own nodes
                 yield from _nested_calls(f"{key}.{f.name}", getattr(node, f.name))
+    yield from _check_optim_args(config.optim)
     for key, name in functions(config):
         found, problem = _import(key, name)
         if problem is not None:
@@ -302,6 +304,26 @@ def check_calls(config: Config) -> Iterator[Problem]:
             except TypeError:
                 what = "takes no argument compute_result, which evaluation.batch_eval_metrics=true passes"
                 yield Problem(key=key, value=name, what=what, fix="evaluation.batch_eval_metrics=false")
+
+
+def _check_optim_args(node: Any) -> Iterator[Problem]:
+    """optim_args names arguments of the class, where they are no fields of its option."""
+    own = {f.name for f in fields(node)} if is_dataclass(node) else set()
+    given = [name for name in parse(getattr(node, "optim_args", None)) if name not in own]
+    if not given:
+        return
+    key, (found, problem) = "optim.optim_args", _import("optim._target_", node._target_)
+    if problem is not None:
+        yield problem
+        return
+    takes = [name for name, p in inspect.signature(found).parameters.items() if p.kind != p.VAR_KEYWORD][1:]
+    known = [*takes, *(name for name in BETAS if "betas" in takes)]
+    for name in given:
+        if name not in known:
+            fields_too = sorted({*own, *takes} - {"_target_", "optim_args", "optim_target_modules"})
+            what, guess = f"{node._target_} takes no {name}", closest(name, fields_too)
+            allowed = None if guess else ", ".join(fields_too)
+            yield Problem(key=key, value=node.optim_args, what=what, allowed=allowed, suggestion=guess)
 
 
 def _import(key: str, name: str) -> tuple[Any, Problem | None]:

@@ -42,11 +42,13 @@ KINDS = {
     "stream": ["model._target_=tests.agreement.parts.Net", "task=classification"],
     "gpt2": ["model=hf_causal_lm", "model.model_type=gpt2", f"model.config={GPT2_CONFIG}", "task=language_modeling"],
 }
+KINDS["sparse"] = KINDS["gpt2"]
 """What is trained, in our words."""
 DATA: dict[str, tuple[Any, Any]] = {
     "plain": (parts.Points, parts.Points),
     "stream": (parts.Stream, parts.Points),
     "gpt2": (parts.Sentences, parts.Sentences),
+    "sparse": (parts.Sparse, parts.Sparse),
 }
 """Training and evaluation data."""
 
@@ -68,17 +70,20 @@ class Run:
 # transformers ------------------------------------------------------------------------------------------------------
 
 
-def theirs(kind: str, arguments: Arguments, directory: Path, **settings: Any) -> Run:
-    """transformers' Trainer; ``settings`` are its constructor's."""
+def theirs(
+    kind: str, arguments: Arguments, directory: Path, *, dropout: float = 0.0, nudged: bool = False, **settings: Any
+) -> Run:
+    """transformers' Trainer; ``settings`` are its constructor's. ``nudged`` starts it a last bit away."""
     from transformers import Trainer, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
     from transformers.trainer_utils import set_seed
 
     with _alone():
         arguments = BASE | {"use_cpu": True, "report_to": "none", "disable_tqdm": True} | arguments
-        dropout = settings.pop("dropout", 0.0)
         set_seed(arguments["seed"])
         model = _model(kind, dropout)
+        if nudged:
+            _nudge(model)
         train, held_out = DATA.get(kind, DATA["plain"])
         trainer = Trainer(
             model=model,
@@ -101,26 +106,35 @@ def theirs(kind: str, arguments: Arguments, directory: Path, **settings: Any) ->
 
 
 def _model(kind: str, dropout: float) -> nn.Module:
-    if kind != "gpt2":
+    if kind not in ("gpt2", "sparse"):
         return parts.ScoredNet(dropout)
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    model = GPT2LMHeadModel(GPT2Config(**parts.GPT2))
+    model: nn.Module = GPT2LMHeadModel(GPT2Config(**parts.GPT2))
     # 5.23 does not recognise this class as a causal model: it would count each first label, which nothing predicts
-    model.loss_type = "ForCausalLM"
+    model.loss_type = "ForCausalLM"  # type: ignore[assignment]
     return model
+
+
+def _nudge(model: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + 2**-23 * torch.randn(parameter.shape, generator=generator).sign())
 
 
 def mean_over_samples(outputs: Any, labels: Tensor, num_items_in_batch: Any) -> Tensor:
     """The Trainer's own remedy for unequal micro-batches: a sum over the samples of the whole update."""
-    return F.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+    total = F.cross_entropy(outputs["logits"], labels, reduction="sum")
+    mean: Tensor = total / num_items_in_batch
+    return mean
 
 
 def own_randomness() -> Any:
-    """A callback that keeps the loaders, which draw a seed for workers at each pass, off the training's random state."""
+    """A callback that keeps the loaders, which draw a seed at each pass, off the training's random state."""
     from transformers import TrainerCallback
 
-    class OwnRandomness(TrainerCallback):
+    class OwnRandomness(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, train_dataloader: Any, **__: Any) -> None:
             train_dataloader.base_dataloader.generator = torch.Generator()
 
@@ -136,7 +150,7 @@ def own_randomness() -> Any:
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """One thread, no warnings, and no trace in accelerate's singletons or in the environment."""
-    from accelerate.state import AcceleratorState, GradientState
+    from accelerate.state import AcceleratorState, GradientState  # type: ignore[import-untyped]
     from transformers.utils import logging
 
     environment, threads, verbosity = dict(os.environ), torch.get_num_threads(), logging.get_verbosity()
@@ -170,7 +184,8 @@ def ours(kind: str, arguments: Arguments, directory: Path, *more: str) -> Run:
             *more,
         ]
     )
-    assert composition.config is not None and not composition.problems, composition.problems
+    assert not composition.problems
+    assert composition.config is not None
     assert jobs.train(composition.config, directory) == [0]
     records = list(read(directory / "metrics.jsonl"))
     return Run(
@@ -225,16 +240,22 @@ class Differences:
     numbers: dict[str, float]
     rest: list[str]
 
-    def beyond(self, tolerance: float) -> str:
-        """What is more than so much; nothing of it when empty."""
-        limits = {"learning_rate": 0.0, "step": 0.0, "epoch": 1e-12}
-        bad = {k: v for k, v in self.numbers.items() if not v <= limits.get(k, tolerance)}
+    def beyond(self, tolerance: float, unstable: Differences | None = None) -> str:
+        """What is more than so much, or than ten times what the run makes of a last bit; empty if nothing is."""
+        limits = dict.fromkeys(self.numbers, tolerance) | {"learning_rate": 0.0, "step": 0.0, "epoch": 1e-12}
+        if unstable is not None:
+            limits = {
+                name: max(limit, 10 * unstable.numbers[name])
+                for name, limit in limits.items()
+                if name in unstable.numbers
+            }
+        bad = {k: v for k, v in self.numbers.items() if not v <= limits[k]}
         return "; ".join([*self.rest, *[f"{name} differs by {value:.1e}" for name, value in bad.items()]])
 
 
 TOLERANCE = 1e-6
 NOISE = "c_attn.bias"
-"""Attention's key bias has no gradient but rounding, by which Adam moves it a whole learning rate; no loss depends on it."""
+"""Attention's key bias has no gradient but rounding; Adam moves it a learning rate by that. No loss depends on it."""
 
 
 def compare(a: Run, b: Run, *, best: bool) -> Differences:
@@ -259,5 +280,3 @@ def compare(a: Run, b: Run, *, best: bool) -> Differences:
     size = sum(float(b.weights[name].double().square().sum()) for name in shared)
     numbers["weights"] = math.sqrt(square / size)
     return Differences(numbers, rest)
-
-

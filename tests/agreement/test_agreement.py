@@ -21,16 +21,25 @@ ROWS = table.rows()
 def check(row: table.Row, directory: Path) -> None:
     mine = runs.ours(row.kind, row.arguments, directory / "ours", *row.ours)
     best = "metric_for_best_model" in row.arguments or "load_best_model_at_end" in row.arguments
-    dropout = {"dropout": 0.3} if "model.dropout=0.3" in row.ours else {}
+    dropout: dict[str, Any] = {"dropout": 0.3} if "model.dropout=0.3" in row.ours else {}
     his = runs.theirs(row.kind, row.arguments | row.remedy, directory / "theirs", **row.settings(), **dropout)
     differences = runs.compare(mine, his, best=best)
+    for name in row.ignored:
+        del differences.numbers[name]
     if path := os.environ.get("AGREEMENT_REPORT"):
         with open(path, "a") as file:
             print(json.dumps({"row": row.name, "tolerance": row.tolerance, **differences.numbers}), file=file)
-    assert not differences.beyond(row.tolerance), f"{row.name}: {differences.beyond(row.tolerance)}"
+    beyond = differences.beyond(row.tolerance)
+    if beyond and not differences.rest:  # a chaotic run: Adafactor with a large learning rate, for one
+        arguments, settings = row.arguments | row.remedy, row.settings()
+        nudged = runs.theirs(row.kind, arguments, directory / "nudged", nudged=True, **settings, **dropout)
+        beyond = differences.beyond(row.tolerance, runs.compare(nudged, his, best=best))
+    assert not beyond, f"{row.name}: {beyond}"
     if row.on_purpose:
         plain = runs.theirs(row.kind, row.arguments, directory / "plain", **dropout)
-        assert runs.compare(mine, plain, best=best).beyond(row.tolerance), f"{row.name}: no difference to explain: {row.on_purpose}"
+        assert runs.compare(mine, plain, best=best).beyond(row.tolerance), (
+            f"{row.name}: no difference to explain: {row.on_purpose}"
+        )
 
 
 def test_the_table_holds_sixty_different_combinations() -> None:
@@ -56,7 +65,19 @@ def test_the_last_checkpoint_stays_where_the_trainer_removes_it_for_a_better_one
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(20))
+def test_a_dropped_last_update_is_the_same_in_any_split_where_the_trainer_keeps_its_whole_micro_batches(
+    tmp_path: Path,
+) -> None:
+    arguments = {"dataloader_drop_last": True, "num_train_epochs": 2, "gradient_accumulation_steps": 4}
+    assert len(runs.theirs("plain", arguments, tmp_path / "theirs").training) == 2 * 2  # 32 samples, 16 samples
+    split = runs.ours("plain", arguments, tmp_path / "split")
+    whole = runs.ours("plain", {"dataloader_drop_last": True, "per_device_train_batch_size": 32}, tmp_path / "whole")
+    assert len(split.training) == 2 * 1
+    assert not runs.compare(split, whole, best=True).beyond(runs.TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(int(os.environ.get("AGREEMENT_DRAWS", "20"))))
 def test_combinations_that_nobody_chose_agree(number: int, tmp_path: Path) -> None:
     check(draw(random.Random(f"agreement {number}")), tmp_path)
 

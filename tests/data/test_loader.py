@@ -127,6 +127,22 @@ def test_the_last_step_of_an_epoch_is_known_and_the_cursor_is_then_at_the_next()
         assert lasts == [False] * (len(lasts) - 1) + [True]
 
 
+@pytest.mark.parametrize(
+    ("dataset", "node", "progress", "samples"),
+    [
+        (Quiet(), {}, [2 / 5, 4 / 5, 1.0], [6, 12, 13, 19]),
+        (Quiet(), {"dataloader_drop_last": True}, [1 / 2, 1.0], [6, 12, 18, 24]),
+        (Stream(), {}, [0.0, 1.0], [6, 12, 18, 24]),
+    ],
+)
+def test_progress_counts_micro_batches_and_samples_are_counted_without_those_that_are_not_there(
+    dataset: Any, node: dict[str, Any], progress: list[float], samples: list[int]
+) -> None:
+    data = loader(dataset, accumulation=2, **node)
+    assert [data.progress for _ in data.steps()] == progress
+    assert [data.samples(steps) for steps in (1, 2, 3, 4)] == samples
+
+
 def test_a_tensor_dataset_is_fetched_at_once_with_the_same_values() -> None:
     tensors = torch.arange(12.0).view(6, 2), torch.arange(6)
     x, y = Fetch(TensorDataset(*tensors), None, 0)(0, [4, 1])

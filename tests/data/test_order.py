@@ -136,7 +136,7 @@ def test_a_run_that_was_killed_goes_on_in_its_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("across", [True, False])
 def test_tokens_count_the_same_over_all_ranks_or_over_one(tmp_path: Path, across: bool) -> None:
-    """Two ranks give the numbers of one process when tokens are averaged over all; else each rank's mean counts the same."""
+    """Two ranks give one process's numbers when tokens are averaged over all; else each rank's mean counts the same."""
 
     def train(ranks: int, **options: Any) -> Train:
         return Train(per_device_train_batch_size=4 // ranks, max_steps=1, max_grad_norm=0, **options)

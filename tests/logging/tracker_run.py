@@ -20,7 +20,7 @@ from trainer.state import RunInfo, State
 
 home, name, options, sessions = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
 directory = home / "run"
-config = {"optim": {"learning_rate": 1e-4, "betas": [0.9, 0.99]}, "hub": {"hub_token": "very-secret"},
+config = {"optim": {"learning_rate": 1e-4, "betas": [0.9, 0.99]}, "hub": {"hub_token": sys.argv[-1].partition("=")[2]},
           "logging": {"reporters": {name: options}}}
 node = OPTIONS["reporters"][name](**options)
 for field in fields(node):  # what composing resolves

@@ -9,13 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from ..cli import Prepared, start
 from ..launch import EXIT_CODES, join
-from ..run_directory import Status
+from ..run_directory import Status, update
 from ..schema.cluster import Slurm
 from .srun import rank_environment
 
@@ -37,18 +35,21 @@ class SlurmCluster:
         from submitit.core.utils import FailedJobError
 
         folder = (runs[0].directory if len(runs) == 1 else runs[0].directory.parent) / FOLDER
-        ids: list[str] = []
-        # one array per kind of job: a sweep may go over cluster=slurm_v100,slurm_h100
-        for parameters, group in groupby(runs, key=lambda run: _parameters(run, len(runs) > 1)):
-            executor = SlurmExecutor(folder, max_num_timeout=self.node.max_num_timeout)
-            executor.update_parameters(**parameters)
+        folder.mkdir(mode=0o700, exist_ok=True)  # the pickles hold the config's secrets
+        parameters = [_parameters(run, sweep=len(runs) > 1) for run in runs]
+        ids: dict[int, str] = {}
+        while missing := [number for number in range(len(runs)) if number not in ids]:
+            # one array per kind of job: a sweep may go over cluster=slurm_v100,slurm_h100
+            alike = [number for number in missing if parameters[number] == parameters[missing[0]]]
+            executor = SlurmExecutor(folder, max_num_timeout=runs[alike[0]].config.cluster.max_num_timeout)
+            executor.update_parameters(**parameters[alike[0]])
             try:
-                with _without_ranks():
-                    jobs = executor.submit_array([SlurmJob(run) for run in group])
+                with _outside_of_jobs():
+                    jobs = executor.submit_array([SlurmJob(runs[number]) for number in alike])
             except FailedJobError as error:
-                raise RuntimeError(f"sbatch: {' '.join(str(error).split()).removeprefix('sbatch: error: ')}") from None
-            ids += [str(job.job_id) for job in jobs]
-        return ids
+                raise RuntimeError(" ".join(str(error).split())) from None
+            ids |= {number: str(job.job_id) for number, job in zip(alike, jobs, strict=True)}
+        return [ids[number] for number in range(len(runs))]
 
 
 @dataclass
@@ -61,6 +62,8 @@ class SlurmJob:
         from .. import interrupts
 
         job = os.environ["SLURM_JOB_ID"]
+        if "SLURM_ARRAY_JOB_ID" in os.environ:
+            job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
         run = replace(self.run, requeued=restarts > 0, notes={"slurm": {"job_id": job, "restarts": restarts}})
         os.environ.update(run.environment | rank_environment())
@@ -74,9 +77,10 @@ class SlurmJob:
             sys.exit(code)
 
     def checkpoint(self) -> Any:
-        """submitit's question what to do after the job is queued again: the same."""
+        """submitit's question what to do once the job is queued again: the same."""
         from submitit.helpers import DelayedSubmission
 
+        update(self.run.directory, status=Status.queued)
         return DelayedSubmission(self)
 
 
@@ -104,10 +108,9 @@ def _parameters(run: Prepared, sweep: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def _without_ranks() -> Iterator[None]:
-    """sbatch hands this environment to the job: were we started inside of one, its limits must not go along."""
-    inherited = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(("SLURM_", "SBATCH_"))
-                 and name not in ("SLURM_CONF",) and not name.startswith("SBATCH_")}
+def _outside_of_jobs() -> Iterator[None]:
+    """sbatch hands its environment to the job: typed inside of another job, that one's limits must not go along."""
+    inherited = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith("SLURM_") and k != "SLURM_CONF"}
     try:
         yield
     finally:

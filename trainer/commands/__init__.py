@@ -14,7 +14,7 @@ VERBS = {
     "import": "another tool's configuration as an experiment: training-arguments FILE",
     "export": "a composed config in another tool's words: training-arguments [OVERRIDES]",
 }
-"""Verb -> what it does; the module of the same name has `main(argv) -> exit code` (`import_`: a keyword's name takes a `_`)."""
+"""Verb -> what it does; the module of the same name has `main(argv) -> exit code`; import_.py is `import`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

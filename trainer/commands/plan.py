@@ -17,7 +17,7 @@ from ..schema.parallel import Single
 if TYPE_CHECKING:
     from ..plan import Batches, Memory, Shapes
 
-COLUMNS = ("parameters", "gradients", "optimizer", "buffers", "communication", "activations", "total")
+COLUMNS = ("parameters", "gradients", "optimizer", "buffers", "communication", "activations", "total", "host")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,14 +53,15 @@ def make(overrides: Sequence[str]) -> dict[str, Any]:
     world = 1 if isinstance(config.parallel, Single) else nodes * per_node
     dataset = build(config.data.train_dataset)
     shapes = plan.shapes(config, dataset)
-    engines = {"as configured": plan.memory(config, shapes, world)}
+    engines = {"as configured": plan.memory(config, shapes, world, per_node)}
     for option in _options():
         try:
             other = _config([o for o in overrides if not o.startswith("parallel")] + [f"parallel={option}"])
         except ConfigError:  # an engine that this config, or this machine, does not go with
             continue
-        engines[option] = plan.memory(other, shapes, 1 if isinstance(other.parallel, Single) else world)
-    return _described(config, shapes, plan.batches(config, world, dataset), engines, plan.disk(shapes)) | {
+        if not isinstance(other.parallel, Single):
+            engines[option] = plan.memory(other, shapes, world, per_node)
+    return _described(config, shapes, plan.batches(config, world, per_node, dataset), engines, plan.disk(shapes)) | {
         "nnodes": nodes,
         "nproc_per_node": per_node,
     }
@@ -89,9 +90,7 @@ def _described(
         **asdict(batches),
         "per_device_train_batch_size": config.train.per_device_train_batch_size,
         "gradient_accumulation_steps": config.train.gradient_accumulation_steps,
-        "memory": {
-            name: {column: getattr(memory, column) for column in COLUMNS} for name, memory in engines.items()
-        },
+        "memory": {name: {column: getattr(memory, column) for column in COLUMNS} for name, memory in engines.items()},
         "activations_unknown": shapes.reason,
         "disk": disk,
     }
@@ -106,8 +105,9 @@ def _text(plan: dict[str, Any]) -> str:
     steps, epoch = plan["max_steps"], plan["steps_per_epoch"]
     lines = [
         f"{plan['parameters']:,} parameters, {plan['trainable']:,} of them trainable",
-        f"{plan['world_size']:,} ranks ({plan['nnodes']} x {plan['nproc_per_node']}); {plan['update_size']:,} samples per "
-        f"update ({plan['per_device_train_batch_size']} x {plan['gradient_accumulation_steps']} x {plan['world_size']})",
+        f"{plan['world_size']:,} ranks ({plan['nnodes']} x {plan['nproc_per_node']})",
+        f"{plan['update_size']:,} samples per update: {plan['per_device_train_batch_size']} x "
+        f"{plan['gradient_accumulation_steps']} x {plan['data_world_size']}",
         f"{steps:,} updates" if steps else "updates: as many as the data gives",
     ]
     if epoch:
@@ -123,7 +123,9 @@ def _text(plan: dict[str, Any]) -> str:
     lines.append(out.getvalue().rstrip())
     if plan["activations_unknown"]:
         lines.append(f"activations could not be traced ({plan['activations_unknown']}); they come on top")
-    lines.append(f"disk per checkpoint: {size(plan['disk'])}. Not counted: the CUDA context, fragmentation, the allocator")
+    lines.append(
+        f"disk per checkpoint: {size(plan['disk'])}. Not counted: the CUDA context, fragmentation, the allocator"
+    )
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ class Collate:
     """
 
     def __init__(self, columns: frozenset[str] | None, targets: Sequence[str]) -> None:
-        """``columns``: the keys of dict items that are used (None: all); ``targets``: those of them padded with -100."""
+        """``columns``: the keys of dict items that are used (None: all); ``targets``: those padded with -100."""
         self.columns, self.targets = columns, targets
 
     def __call__(self, items: list[Any]) -> Any:

@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ..compose import compose, conf_directory
+from ..compose import compose
 from ..problems import Problem, show
 from ..schema.tree import hints
-from ..yaml_files import read
 from .incoming import Experiment
 
 Config = dict[str, Any]
@@ -21,7 +20,13 @@ Config = dict[str, Any]
 
 def to_yaml(experiment: Experiment, title: str) -> str:
     """The file's text. Keys that the chosen options do not have are remarked upon and left out."""
-    chosen = {group: option for group, option in experiment.choices.items() if option != _defaults().get(group)}
+    plain = compose(["experiment=null"]).cfg
+    usual = {
+        **plain.hydra.runtime.choices,
+        "logging": list(plain.logging.reporters),
+        "callbacks": list(plain.callbacks),
+    }
+    chosen = {group: option for group, option in experiment.choices.items() if option != usual.get(group)}
     base = compose(["experiment=null", *(f"{g}={show(o)}" for g, o in experiment.choices.items())]).cfg
     tree: Config = {}
     for key in sorted(experiment.settings, key=_order):
@@ -35,9 +40,15 @@ def to_yaml(experiment: Experiment, title: str) -> str:
             experiment.remarks.append(f"{key}={show(value)}: the chosen option has no such field")
         elif not _same(current, value):
             _put(tree, key.split("."), value)
-    body = {"defaults": [{f"override /{g}": o} for g, o in chosen.items()]} if chosen else {}
-    texts = [yaml.safe_dump(part, sort_keys=False, allow_unicode=True, width=120) for part in (body, tree) if part]
-    return "\n".join((f"# @package _global_\n# {title}", *(texts or ["{}\n"]))).replace("\n\ndefaults", "\ndefaults", 1)
+    lines = ["# @package _global_", f"# {title}"]
+    if chosen:
+        lines += [
+            "defaults:",
+            *(f"  - override /{g}: {o if isinstance(o, str) else show(o)}" for g, o in chosen.items()),
+        ]
+    if tree:
+        lines += [""] * bool(chosen) + [yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120).rstrip()]
+    return "\n".join([*lines, *(["{}"] if not (chosen or tree) else []), ""])
 
 
 def _same(current: Any, value: Any) -> bool:
@@ -46,11 +57,6 @@ def _same(current: Any, value: Any) -> bool:
     if isinstance(current, bool) or isinstance(value, bool):
         return current is value
     return bool(current == value)
-
-
-def _defaults() -> dict[str, Any]:
-    return {group: option for entry in read(conf_directory() / "config.yaml").content["defaults"] if isinstance(entry, dict)
-            for group, option in entry.items()}
 
 
 def _order(key: str) -> tuple[int, ...]:
@@ -73,7 +79,9 @@ def problems(text: str, name: str) -> list[Problem]:
         file.parent.mkdir()
         file.write_text(text, encoding="utf-8")
         found = compose([f"experiment={file.stem}"], config_dir=directory).problems
-    return [replace(p, origin=name + (p.origin or "").rpartition(".yaml")[2]) if _from(p, directory) else p for p in found]
+    return [
+        replace(p, origin=name + (p.origin or "").rpartition(".yaml")[2]) if _from(p, directory) else p for p in found
+    ]
 
 
 def _from(problem: Problem, directory: str) -> bool:

@@ -17,6 +17,7 @@ from ..schema import huggingface as hf
 from ..schema.optim_args import literal
 from ..schema.tree import hints, leaves
 from ..yaml_files import read
+from . import sharding
 
 MASKED = "<HUB_TOKEN>"
 """What to_dict() writes in place of any token, None included: a sign that every value is there, defaults too."""
@@ -47,10 +48,12 @@ def options(group: str) -> dict[str, tuple[type | None, dict[str, Any]]]:
 
 def translate(values: dict[str, Any]) -> Experiment:
     """Each name carried to its home, or remarked upon; values that say nothing (the Trainer's defaults) may go."""
-    return _Translation(values).run()
+    return Translation(values).run()
 
 
-class _Translation:
+class Translation:
+    """One set of arguments on its way."""
+
     def __init__(self, values: dict[str, Any]) -> None:
         self.left = dict(values)
         """Names that nothing has been said about yet."""
@@ -192,7 +195,9 @@ class _Translation:
         silent |= {"use_seedable_sampler": True, "use_configured_state": False}
         for name, value in steps.items():
             if name not in silent or value != silent[name]:
-                self.remark(f"accelerator_config.{name}", value, "has no equivalent here: every rank reads its own batches")
+                self.remark(
+                    f"accelerator_config.{name}", value, "has no equivalent here: every rank reads its own batches"
+                )
 
     def _precision(self) -> None:
         chosen = next((name for name in ("bf16", "fp16", "tf32") if self.left.get(name)), "fp32")
@@ -209,7 +214,14 @@ class _Translation:
         self.result.choices["optim"] = option
         cls = options("optim")[option][0]
         own = {f.name for f in fields(cls)} if cls else set()
-        for key in ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim_target_modules"):
+        for key in (
+            "learning_rate",
+            "weight_decay",
+            "adam_beta1",
+            "adam_beta2",
+            "adam_epsilon",
+            "optim_target_modules",
+        ):
             value = self.take(key)
             if value == hf.DEFAULTS[key]:
                 continue  # the option's own default, which is what the Trainer leaves it at
@@ -248,9 +260,13 @@ class _Translation:
             key = hf.SCHEDULER_KWARGS.get(key, key)
             if key in own and key != "_target_":
                 self.set(f"scheduler.{key}", "one_minus_sqrt" if value == "1-sqrt" else value)
+            elif key == "mode":
+                better = greater(self.left.get("greater_is_better"), self.left.get("metric_for_best_model"))
+                if value != ("max" if better else "min"):
+                    what = "the direction is the metric's: checkpoint.greater_is_better"
+                    self.remark(f"lr_scheduler_kwargs.{key}", value, what)
             elif (key, value) != ("verbose", False):
-                what = "the direction is the metric's: checkpoint.greater_is_better" if key == "mode" else "takes none"
-                self.remark(f"lr_scheduler_kwargs.{key}", value, f"scheduler={name}: {what}")
+                self.remark(f"lr_scheduler_kwargs.{key}", value, f"scheduler={name} takes none")
         steps, ratio = self.take("warmup_steps"), self.left.pop("warmup_ratio", None)
         warmup: dict[str, Any] = {}
         if isinstance(steps, int | float) and steps >= 1:
@@ -261,7 +277,8 @@ class _Translation:
             homes = [
                 f"{group}.{key}"
                 for group in ("scheduler", "optim")
-                if (kind := options(group)[str(self.result.choices[group])][0]) and key in {f.name for f in fields(kind)}
+                if (kind := options(group)[str(self.result.choices[group])][0])
+                and key in {f.name for f in fields(kind)}
             ]
             for home in homes:
                 self.set(home, value)
@@ -274,14 +291,14 @@ class _Translation:
         words = sharded.split() if isinstance(sharded, str) else sharded if isinstance(sharded, list) else []
         words = [str(word).lower() for word in words]
         if deepspeed:
-            self._deepspeed(deepspeed)
+            sharding.deepspeed(self, deepspeed)
         elif "no_shard" in words or not sharded:
             self.result.choices["parallel"] = "ddp"
         else:
             self.result.choices["parallel"] = "fsdp"
-            self._fsdp(words, config)
+            sharding.fsdp(self, words, config)
             config = {}
-        silent = (None, False, 0, [], {}, "")
+        silent: tuple[Any, ...] = (None, False, 0, [], {}, "")
         if leftover := {key: value for key, value in config.items() if value not in silent}:
             self.remark("fsdp_config", leftover, "the Trainer ignores it without fsdp")
         if value := self.take("parallelism_config"):
@@ -296,52 +313,6 @@ class _Translation:
                 self._enter(name, f"parallel.{name}", value)
             else:
                 self.remark(name, value, "belongs to parallel=ddp")
-
-    def _fsdp(self, words: list[str], config: dict[str, Any]) -> None:
-        if "shard_grad_op" in words:
-            config.setdefault("reshard_after_forward", False)
-        if "offload" in words:
-            config.setdefault("cpu_offload", True)
-        for word in words:
-            if word.startswith("hybrid"):
-                self.remark("fsdp", word, "is plain sharding here: parallel=fsdp")
-        if isinstance(wrap := config.get("transformer_layer_cls_to_wrap"), str):
-            config["transformer_layer_cls_to_wrap"] = [wrap]
-        if isinstance(reshard := config.get("reshard_after_forward"), str):  # FSDP1's names
-            config["reshard_after_forward"] = reshard.lower() in ("full_shard", "true", "hybrid_shard")
-        if config.pop("activation_checkpointing", None) in (True, "true"):
-            self.left["activation_checkpointing"] = True
-        own = {f.name for f in fields(OPTIONS["parallel"]["fsdp"])}
-        silent: dict[str, Any] = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
-        for key, value in config.items():
-            if key in own:
-                self.set(f"parallel.{key}", value)
-            elif value and str(value).lower() != "false" and value != silent.get(key):
-                what = hf.REMARKS.get("fsdp_version" if key == "version" else key, "has no equivalent in parallel=fsdp")
-                self.remark(f"fsdp_config.{key}", value, what)
-
-    def _deepspeed(self, config: dict[str, Any]) -> None:
-        zero = dict(config.pop("zero_optimization", None) or {})
-        stage = zero.pop("stage", 0)
-        self.result.choices["parallel"] = f"zero{stage}" if stage in (1, 2, 3) else "zero1"
-        own = {f.name for f in fields(OPTIONS["parallel"]["deepspeed"])}
-        if stage not in (1, 2, 3):
-            self.set("parallel.zero_stage", stage)
-        twins = {"train_micro_batch_size_per_gpu": "per_device_train_batch_size", "gradient_clipping": "max_grad_norm"}
-        twins["gradient_accumulation_steps"] = "gradient_accumulation_steps"
-        for key, value in [*zero.items(), *config.items()]:
-            where = "zero_optimization." if key in zero else ""
-            if value == "auto" or key in ("train_batch_size", "steps_per_print", "wall_clock_breakdown"):
-                continue
-            if key in twins:
-                self.left.setdefault(twins[key], value)
-            elif key in ("bf16", "fp16", "bfloat16") and isinstance(value, dict):
-                if value.get("enabled") is True and not self.left.get(key):
-                    self.result.choices["precision"] = key.replace("bfloat16", "bf16")
-            elif key in own:
-                self.set(f"parallel.{key}", value)
-            else:
-                self.remark(f"deepspeed.{where}{key}", value, "has no field in parallel=zero1|zero2|zero3")
 
     def _reporters(self) -> None:
         given = self.take("report_to")
@@ -398,6 +369,11 @@ class _Translation:
             self.remark(name, value, f"is not offered; {key} takes {', '.join(words)}")
         else:
             self.set(key, value)
+
+
+def greater(given: bool | None, metric: str | None) -> bool:
+    """Which direction of the metric is better."""
+    return not (metric or "loss").endswith("loss") if given is None else given
 
 
 _TRACKIO = ("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")

@@ -11,7 +11,10 @@ from ..state import RunInfo
 
 
 class Aim(Reporter):
-    """One Aim run per run, found again by the manifest's run_id when the run goes on. No output is captured."""
+    """One Aim run per run: its hash stands in `aim_run` in the run's directory, so a resumed run goes on in it.
+
+    No output is captured.
+    """
 
     def __init__(self, node: AimNode) -> None:
         self._node = node
@@ -23,10 +26,8 @@ class Aim(Reporter):
         where = node.repo or os.getcwd()
         if "://" not in where and not Repo.exists(where):
             Repo.from_path(where, init=True)
-        known = None
-        if run.resumed_step:
-            found = Repo.from_path(where).query_runs(f'run.trainer_run_id == "{run.run_id}"', report_mode=0).iter_runs()
-            known = next((item.run.hash for item in found), None)
+        note = run.directory / "aim_run"
+        known = note.read_text() if run.resumed_step and note.exists() else None
         self._run = Run(
             known,
             repo=where,
@@ -35,8 +36,9 @@ class Aim(Reporter):
             log_system_params=False,
             capture_terminal_logs=False,
         )
+        note.write_text(self._run.hash)
         self._run.name = node.name or run.run_name
-        self._run["trainer_run_id"] = run.run_id
+        self._run["run_id"] = run.run_id
         self._run.set("config", run.config, strict=False)
 
     def log(self, record: dict[str, Any]) -> None:

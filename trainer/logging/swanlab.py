@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..events import Reporter
@@ -26,13 +29,18 @@ class SwanLab(Reporter):
         node = self._node
         mode = str(node.mode) if node.mode else os.environ.get("SWANLAB_MODE", "online")
         mode = "online" if mode == "cloud" else mode
-        if mode == "online" and not self._logged_in():
+        if mode == "online" and not swanlab.Settings().api_key:
             raise PermissionError(
                 "no SwanLab API key: set SWANLAB_API_KEY, run `swanlab login`, or keep the run on this machine with "
                 "logging.reporters.swanlab.mode=offline"
             )
         self._swanlab = swanlab
-        swanlab.init(
+        with _no_handlers():
+            self._init(run, mode)
+
+    def _init(self, run: RunInfo, mode: str) -> None:
+        node = self._node
+        self._swanlab.init(
             project=os.environ.get("SWANLAB_PROJECT") or node.project,
             workspace=node.workspace,
             name=node.name or run.run_name,
@@ -42,6 +50,8 @@ class SwanLab(Reporter):
             mode=mode,  # type: ignore[arg-type]
             id=run.run_id,
             resume="allow",
+            # the command line may hold a secret, and the terminal is the console's
+            settings=self._swanlab.Settings(probe={"runtime": False}, terminal={"proxy_type": "none"}),
         )
 
     def log(self, record: dict[str, Any]) -> None:
@@ -50,4 +60,16 @@ class SwanLab(Reporter):
         self._swanlab.log({**single, **series, "train/global_step": record["step"]}, step=record["step"])
 
     def finish(self, status: str) -> None:
-        self._swanlab.finish(state="success" if status == "completed" else "aborted")
+        with _no_handlers():
+            self._swanlab.finish(state="success" if status == "completed" else "aborted")
+
+
+@contextmanager
+def _no_handlers() -> Iterator[None]:
+    """SwanLab would take SIGINT, which is the run's (Ctrl-C saves), and fails at it in a reporter's thread."""
+    before = signal.signal
+    signal.signal = lambda number, handler: signal.getsignal(number)
+    try:
+        yield
+    finally:
+        signal.signal = before

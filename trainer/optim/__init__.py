@@ -12,7 +12,7 @@ from hydra.utils import get_object
 from ..build import build
 from ..problems import ConfigError, Problem, closest
 from ..schema.fields import Choice
-from ..schema.optim_args import parse
+from ..schema.optim_args import BETAS, parse
 from ..schema.optim_packages import Projected
 from .groups import decay_groups, projected_groups
 
@@ -24,9 +24,6 @@ __all__ = ["make_optimizer"]
 
 TRANSLATIONS = {"learning_rate": "lr", "adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
 """Hugging Face's shared name: torch's argument."""
-
-BETAS = {"beta1": "betas", "beta2": "betas", "beta3": "betas"}
-"""Names of optim_args and of AdEMAMix's third coefficient, where a class does not take them as they are."""
 
 PROJECTION = ("rank", "update_proj_gap", "scale", "proj_type", "proj", "scale_type")
 """What GaLore and APOLLO read in the param group of the projected matrices."""
@@ -85,7 +82,7 @@ def own_names(target: str, keys: Mapping[str, Any], accepted: Mapping[str, Any] 
     arguments: dict[str, Any] = {}
     problems = []
     for key, value in sorted(keys.items(), key=lambda item: item[0] not in TRANSLATIONS):
-        name = key if accepted is not None and key in accepted else (TRANSLATIONS | BETAS).get(key, key)
+        name = key if accepted is not None and key in accepted else "betas" if key in BETAS else TRANSLATIONS.get(key, key)
         if accepted is not None and name not in accepted and not (name == "weight_decay" and not value):
             problems.append(
                 Problem(

@@ -4,6 +4,7 @@ copies (HSDP) and tensor-parallel groups as well."""
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, _redistribute
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
@@ -22,7 +23,7 @@ from ..precision import autocast_dtype, autocast_forward, make_scaler, set_tf32
 from ..schema.parallel import FSDP, Mesh, WrapPolicy
 from ..schema.precision import Precision
 from .engine import Engine, EngineState, MakeOptimizer, StepOutput
-from .tensor import parallelise
+from .tensor import parallelise, ties_kept
 from .torch_state import load_state, model_weights, own_part, rows_of, state
 from .torch_step import backward, running_statistics, step
 
@@ -48,6 +49,10 @@ class FSDPEngine(Engine):
         self.sharing_data = sizes["tp"]
         kept = {name: size for name, size in sizes.items() if size > 1 or name == "dp_shard"}
         self._mesh = init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
+        if self.sharing_data > 1:
+            self._mesh["dp_shard", "tp"]._flatten()  # one sum for a norm, and not one per axis
+            # the output of a cut layer is a view, on which nobody works in place
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         self._offload = CPUOffloadPolicy(pin_memory=gpu) if node.cpu_offload else OffloadPolicy()
 
     def model_context(self) -> AbstractContextManager[Any]:
@@ -64,12 +69,17 @@ class FSDPEngine(Engine):
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor.detach(), 0)
         whole = [t.detach() for t in (*model.parameters(), *model.buffers())] if sparing else []
+        if sparing:
+            with ties_kept(model):
+                model.to("meta")
         autocast_forward(model, self._precision, self.device)
         names = self._mesh.mesh_dim_names or ()
         if "tp" in names:
             assert isinstance(self._node, Mesh)
             parallelise(model, self._mesh["tp"], self._node.tp_plan)
-        self._shard(model, self._mesh["dp_replicate", "dp_shard"] if "dp_replicate" in names else self._mesh["dp_shard"])
+        self._shard(
+            model, self._mesh["dp_replicate", "dp_shard"] if "dp_replicate" in names else self._mesh["dp_shard"]
+        )
         if sparing:
             self._send_out(model, whole)
         self._model = model
@@ -88,9 +98,7 @@ class FSDPEngine(Engine):
             param_dtype=dtype, reduce_dtype=dtype and torch.float32, cast_forward_inputs=False
         )
         reshard = self._node.reshard_after_forward
-        shard = functools.partial(
-            fully_shard, mesh=mesh, reshard_after_forward=reshard, offload_policy=self._offload
-        )
+        shard = functools.partial(fully_shard, mesh=mesh, reshard_after_forward=reshard, offload_policy=self._offload)
         # Norms with running statistics take no 16-bit weights beside fp32 statistics.
         norms = [module for module in model.modules() if isinstance(module, _NormBase)]
         for norm in norms:
@@ -101,8 +109,10 @@ class FSDPEngine(Engine):
 
     def _send_out(self, model: nn.Module, whole: list[Tensor]) -> None:
         """Rank 0's initial values to all: it alone has made some."""
-        if not distributed.is_main():
+        with ties_kept(model):
             model.to_empty(device="cpu" if self._node.cpu_offload else self.device)
+        for module in model.modules():
+            module._buffers = {name: b if b is None else b.to(self.device) for name, b in module._buffers.items()}
         for tensor, value in zip((*model.parameters(), *model.buffers()), whole, strict=True):
             value = torch.empty_like(value, device=self.device) if value.is_meta else value.to(self.device)
             dist.broadcast(value, 0)
@@ -110,7 +120,6 @@ class FSDPEngine(Engine):
             start, rows = rows_of(tensor)
             with torch.no_grad():
                 local.copy_(own_part(value.flatten()[start : start + rows.numel()].view(rows), tensor))
-        model.to(self.device) if not self._node.cpu_offload else None
 
     def accumulate(self, *, last: bool) -> AbstractContextManager[Any]:
         if last is not self._synchronous:
@@ -140,6 +149,8 @@ class FSDPEngine(Engine):
         return model_weights(self._model)
 
     def close(self) -> None:
+        # Plans name process groups, and would outlive them: an equal mesh of a later engine has others.
+        _redistribute._gen_transform_infos.cache_clear()
         distributed.close()
 
     def _reshard(self) -> None:

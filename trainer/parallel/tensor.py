@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -67,15 +69,8 @@ def parallelise(model: nn.Module, mesh: DeviceMesh, plan: dict[str, str] | None)
     """Cut the model's layers over ``mesh``, in place; parameters keep their names, tied ones stay tied."""
     chosen = plan_of(model, plan)
     _check_sizes(model, chosen, mesh.size())
-    tied = _tied(model)
-    parallelize_module(model, mesh, {name: style(word) for name, word in chosen.items()})  # type: ignore[misc]
-    for owners in tied:
-        first = getattr(*owners[0])
-        for module, name in owners[1:]:
-            other = getattr(module, name)
-            if getattr(other, "placements", None) != getattr(first, "placements", None):
-                raise ValueError("parallel.tp_plan: modules that share a weight must be cut alike")
-            setattr(module, name, first)
+    with ties_kept(model):
+        parallelize_module(model, mesh, {name: style(word) for name, word in chosen.items()})  # type: ignore[misc]
 
 
 def _check_sizes(model: nn.Module, plan: dict[str, str], size: int) -> None:
@@ -91,7 +86,9 @@ def _check_sizes(model: nn.Module, plan: dict[str, str], size: int) -> None:
         if word == "replicated_with_grad_allreduce":
             continue
         if not isinstance(module, nn.Linear | nn.Embedding):
-            raise ValueError(f"parallel.tp_plan: {name} is a {type(module).__name__}; only Linear and Embedding are cut")
+            raise ValueError(
+                f"parallel.tp_plan: {name} is a {type(module).__name__}; only Linear and Embedding are cut"
+            )
         axis = 0 if word.startswith("colwise") or isinstance(module, nn.Embedding) else 1
         if module.weight.shape[axis] % size:
             problems.append(f"{name}'s weight {tuple(module.weight.shape)}")
@@ -100,10 +97,17 @@ def _check_sizes(model: nn.Module, plan: dict[str, str], size: int) -> None:
         raise ValueError(f"parallel.tp_size={size} does not divide {'; '.join(problems[:4])}{more}")
 
 
-def _tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """The owners of each parameter that has several."""
+@contextmanager
+def ties_kept(model: nn.Module) -> Iterator[None]:
+    """Inside, modules get other parameters; those that shared one share one again afterwards."""
     owners: dict[Tensor, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             owners.setdefault(parameter, []).append((module, name))
-    return [found for found in owners.values() if len(found) > 1]
+    yield
+    for together in owners.values():
+        kept = getattr(*together[0])
+        for module, name in together[1:]:
+            if getattr(getattr(module, name), "placements", None) != getattr(kept, "placements", None):
+                raise ValueError("parallel.tp_plan: modules that share a weight must be cut alike")
+            setattr(module, name, kept)

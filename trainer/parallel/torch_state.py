@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed import tensor as dtensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim import Optimizer
 
@@ -221,7 +222,7 @@ def _shards(tensors: dict[str, Tensor]) -> Iterator[Shard]:
             if any(placement.is_partial() for placement in tensor.placements):
                 tensor = tensor.full_tensor()
             else:  # a column-wise cut is no range of the flat tensor: make it one of rows
-                rows = [Shard(0) if getattr(p, "dim", 0) else p for p in tensor.placements]
+                rows = [dtensor.Shard(0) if getattr(p, "dim", 0) else p for p in tensor.placements]
                 tensor = tensor if rows == list(tensor.placements) else tensor.redistribute(placements=rows)
                 start, _ = rows_of(tensor)
                 mine = _is_first_copy(tensor)

@@ -54,5 +54,5 @@ class Checkpoint:
     """Write `model/` as safetensors; false: as pytorch_model.bin, with torch.save (HF 4.x: save_safetensors).
     Checkpoints are safetensors in any case."""
     save_on_each_node: bool = False
-    """Must be false: every rank writes its own part of a checkpoint into the run's directory, which all nodes share (HF:
-    save_on_each_node, for nodes without a common file system)."""
+    """Must be false: every rank writes its own part of a checkpoint into the run's directory, which all nodes share
+    (HF: save_on_each_node, for nodes without a common file system)."""

@@ -45,7 +45,7 @@ class Data:
     that is there (HF: label_names, there found in the names of forward's arguments)."""
     train_sampling_strategy: SamplingStrategy = SamplingStrategy.random
     """The order of the training samples, a function of the seed and the epoch (HF: train_sampling_strategy; its
-    batch_rebalance is not offered). group_by_length sorts within up to 50 updates, which saves padding; an item's length
+    batch_rebalance is not offered). group_by_length sorts within up to 50 updates, to save padding; an item's length
     is its length_column_name, else that of its `input_ids` or of its first sequence, measured once at the start.
     Evaluation keeps its order (in HF it is grouped too)."""
     length_column_name: str = "length"

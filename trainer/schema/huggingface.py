@@ -77,12 +77,15 @@ RENAMED: dict[str, str] = {
 OPTIMIZERS: dict[str, str] = {
     "adamw_torch": "adamw",
     "adamw_hf": "adamw",
-    "adam": "adamw",
     "adamw_torch_fused": "adamw_fused",
     "fused_adam": "adamw_fused",
     "adamw_apex": "adamw_fused",
     "adamw_bnb_8bit": "adamw_8bit",
     "rmsprop_bnb_32bit": "rmsprop_bnb",
+    "paged_adamw": "paged_adamw_32bit",
+    "lion": "lion_32bit",
+    "paged_lion": "paged_lion_32bit",
+    "paged_ademamix": "paged_ademamix_32bit",
 }
 """OptimizerNames' values -> option of `optim`; the others keep their name."""
 
@@ -204,13 +207,23 @@ SAME: dict[str, str] = {
 NO_OPTIMIZER: dict[str, str] = {
     "lomo": "updates the weights inside backward, by itself: no gradient is left to clip, accumulate or shard",
     "adalomo": "updates the weights inside backward, by itself: no gradient is left to clip, accumulate or shard",
-    "galore_adamw_8bit": "is not offered; optim=galore_adamw keeps its moments in 32 bits",
+    "galore_adamw_8bit": "galore-torch calls bitsandbytes in a way that now fails; optim=galore_adamw has 32 bits",
     "galore_adamw_layerwise": "runs one optimizer per weight inside backward; optim=galore_adamw is the usual one",
     "galore_adamw_8bit_layerwise": "runs one optimizer per weight inside backward; optim=galore_adamw is the usual one",
     "galore_adafactor_layerwise": "always fails in transformers 5.23; optim=galore_adafactor is the usual one",
     "apollo_adamw_layerwise": "runs one optimizer per weight inside backward; optim=apollo_adamw is the usual one",
 }
 """OptimizerNames that are no option here, and why."""
+
+_OPTIMIZERS = (
+    "adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adafactor adamw_anyprecision adamw_torch_4bit"
+    " adamw_torch_8bit ademamix sgd adagrad adamw_bnb_8bit adamw_8bit ademamix_8bit lion_8bit lion_32bit"
+    " paged_adamw_32bit paged_adamw_8bit paged_ademamix_32bit paged_ademamix_8bit paged_lion_32bit paged_lion_8bit"
+    " rmsprop rmsprop_bnb rmsprop_bnb_8bit rmsprop_bnb_32bit galore_adamw galore_adafactor grokadamw"
+    " schedule_free_radam schedule_free_adamw schedule_free_sgd apollo_adamw stable_adamw"
+)
+OPTIMIZER_NAMES: tuple[str, ...] = (*_OPTIMIZERS.split(), *NO_OPTIMIZER)
+"""OptimizerNames of 5.23."""
 
 OPTIM_ARGS: dict[str, str] = {
     "sgd": "momentum dampening nesterov",
@@ -277,7 +290,7 @@ REMARKS: dict[str, str] = {
     "accelerator_config": "its fields have homes of their own: train.gradient_accumulation_steps, data.*",
     "overwrite_output_dir": "runs never overwrite each other; checkpoint.resume_from_checkpoint=auto goes on with one",
     "local_rank": "the rank comes from the environment (torchrun, or launch.nproc_per_node)",
-    "rank": "the rank comes from the environment (torchrun, or launch.nproc_per_node)",
+    "rank": "comes from the environment (torchrun, or launch.nproc_per_node); optim.rank is optim=galore_adamw's",
     "fp16_opt_level": "belonged to Apex; mixed precision is chosen by precision=bf16 or precision=fp16",
     "half_precision_backend": "belonged to Apex; mixed precision is chosen by precision=bf16 or precision=fp16",
     "jit_mode_eval": "was removed from transformers in 5.0 and has no equivalent here",
@@ -300,7 +313,7 @@ REMARKS: dict[str, str] = {
     "adamw_hf": "is an optimizer: optim=adamw",
     "adamw_apex": "is an optimizer: optim=adamw_fused",
     "fused_adam": "is an optimizer: optim=adamw_fused",
-    "lion": "is an optimizer that is not among optim's options; optim._target_=package.Lion takes any class",
+    "lion": "is an optimizer: optim=lion_32bit or optim=lion_8bit",
 }
 
 

@@ -14,7 +14,7 @@ class Memory:
 
     activation_checkpointing: bool = False
     """Compute each layer's activations again in backward instead of keeping them (HF: activation_checkpointing, before
-    5.23 gradient_checkpointing). Layers are a transformers model's own, else the items of the model's nn.ModuleLists."""
+    5.23 gradient_checkpointing). Layers are a transformers model's own, else the items of nn.ModuleLists."""
     activation_checkpointing_kwargs: dict[str, Any] = field(default_factory=dict)
     """`every_n_layers` (1) checkpoints only each n-th layer, `offload` (false) keeps the layers' inputs in host memory;
     the rest goes to torch.utils.checkpoint.checkpoint (HF: activation_checkpointing_kwargs). `use_reentrant` is false

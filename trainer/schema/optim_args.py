@@ -9,8 +9,8 @@ from typing import Any
 _COMMA = re.compile(r",(?![^(\[]*[)\]])")
 _WORDS: dict[str, Any] = {"true": True, "yes": True, "false": False, "no": False, "none": None, "null": None}
 
-ALIASES = {"lr", "betas", "beta1", "beta2", "beta3", "eps"}
-"""Names that stand for fields of ours: of Hugging Face's optim_args, and torch's."""
+BETAS = ("beta1", "beta2", "beta3")
+"""Hugging Face's names of the elements of betas."""
 
 
 def parse(text: Any) -> dict[str, Any]:

@@ -129,4 +129,12 @@ def nodes(config: Config) -> Iterator[Problem]:
         yield Problem(key="checkpoint.save_on_each_node", value=True, what=what, fix=fix)
 
 
-RULES = (compilation, recomputation, full_eval, debugging, smoothing, batch_order, targets, nodes)
+def batch_size(config: Config) -> Iterator[Problem]:
+    """A run that starts over must know that nobody still writes its checkpoints."""
+    if config.train.auto_find_batch_size and config.checkpoint.async_save:
+        what, related = "excludes checkpoint.async_save=true", ("checkpoint.async_save",)
+        fix = "checkpoint.async_save=false"
+        yield Problem(key="train.auto_find_batch_size", value=True, what=what, fix=fix, related=related)
+
+
+RULES = (batch_size, compilation, recomputation, full_eval, debugging, smoothing, batch_order, targets, nodes)

@@ -43,7 +43,7 @@ class Train:
     neftune_noise_alpha; Jain et al. 2023)."""
     auto_find_batch_size: bool = False
     """When memory runs out, start over from step 0 with 0.9 times per_device_train_batch_size, rounded down (HF:
-    auto_find_batch_size). The config keeps its number; the log and `train_batch_size` in the manifest say what fits. All
+    auto_find_batch_size). The config keeps its number; the log and the manifest's `train_batch_size` say what fits. All
     ranks shrink together. A run that goes on from a checkpoint keeps that checkpoint's size."""
     nan_policy: NanPolicy = NanPolicy.abort
     """When gradients are not finite: `abort` the run, `skip` the update, or `rollback` to the newest checkpoint and go on

@@ -14,9 +14,10 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from ..cli import checked, config_name, loader_of
+from ..cli import Prepared, checked, config_name, loader_of, refuse_place, submit
 from ..compose import Composition, Loader
 from ..problems import COMMAND_LINE, ConfigError, Problem
+from ..resume import claim_exactly
 from ..run_directory import MANIFEST
 from ..schema import Config
 from .process import TrialProcess, describe
@@ -48,6 +49,8 @@ def sweep(args: argparse.Namespace, argv: list[str]) -> int:
     """
     trials = plan(loader_of(args), config_name(args), args.overrides)
     root = trials[0].directory.parent
+    if trials[0].config.cluster is not None:
+        return _submit(trials, argv)
     print(f"{len(trials)} trials in {root}", flush=True)
     failed: list[str] = []
     for trial in trials:
@@ -63,6 +66,20 @@ def sweep(args: argparse.Namespace, argv: list[str]) -> int:
     if failed:
         print("\n".join(failed), file=sys.stderr)
     return 1 if failed else 0
+
+
+def _submit(trials: list[Trial], argv: list[str]) -> int:
+    """Hand all trials to their cluster."""
+    runs = []
+    for trial in trials:
+        directory, resumed = claim_exactly(trial.composition, trial.config, trial.directory)
+        trial.config.run.output_dir = str(directory)
+        job = trial.composition.cfg.hydra.job
+        environment = {str(k): str(v) for k, v in job.env_set.items()}
+        runs.append(Prepared(trial.config, directory, trial.overrides, argv, resumed, bool(job.chdir), environment))
+    for trial, job_id in zip(trials, submit(runs), strict=True):
+        print(f"trial {trial.number}: {trial.words}, job {job_id}: {trial.directory}")
+    return 0
 
 
 def plan(loader: Loader, name: str, overrides: list[str]) -> list[Trial]:
@@ -94,6 +111,7 @@ def plan(loader: Loader, name: str, overrides: list[str]) -> list[Trial]:
         composition = loader.compose(name, [*hydra, *combination, f"hydra.job.num={number}"], RunMode.MULTIRUN)
         try:
             config = checked(composition)
+            refuse_place(composition, config)
         except ConfigError as error:
             problems += [p for p in error.problems if p not in problems]
             continue
@@ -109,6 +127,9 @@ def plan(loader: Loader, name: str, overrides: list[str]) -> list[Trial]:
                     Problem(key="hydra.sweep.dir", value=str(directory), origin=COMMAND_LINE, what=what, fix=fix)
                 )
             trials.append(Trial(number, composition, config, combination, directory, words))
+    if len({trial.config.cluster is None for trial in trials}) > 1:
+        what = "some trials would run here and some on a cluster"
+        problems.append(Problem(key="cluster", origin=COMMAND_LINE, what=what, fix="one sweep for each"))
     if problems:
         raise ConfigError(problems)
     return trials

@@ -1,0 +1,42 @@
+"""`python -m trainer export KIND [OVERRIDES]`: a composed config in another tool's words."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+WRONG = 2
+
+
+def main(argv: Sequence[str]) -> int:
+    """The other tool's file goes to stdout, what has no place in it to stderr."""
+    parser = argparse.ArgumentParser(prog="trainer export", description="A composed config in another tool's words.")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    kind = kinds.add_parser(
+        "training-arguments",
+        help="Hugging Face's TrainingArguments, JSON with the names of 5.23",
+        description="JSON for TrainingArguments(**json) and HfArgumentParser: what differs from its defaults, and what"
+        " `import training-arguments` would otherwise take for ours.",
+    )
+    kind.add_argument("overrides", nargs="*", metavar="OVERRIDES", help="as for train.py")
+    kind.add_argument("--all", action="store_true", help="every field, defaults too")
+    kind.add_argument("--config-name", "-cn", default=None, help="as for train.py")
+    kind.add_argument("--config-dir", "-cd", default=None, help="as for train.py")
+    return _training_arguments(parser.parse_args(argv))
+
+
+def _training_arguments(args: argparse.Namespace) -> int:
+    from ..compose import CONFIG_NAME, compose
+    from ..interchange.outgoing import Outgoing
+
+    found = compose(args.overrides, config_name=args.config_name or CONFIG_NAME, config_dir=args.config_dir)
+    if found.problems or found.config is None:
+        print("\n".join(dict.fromkeys(map(str, found.problems))), file=sys.stderr)
+        return WRONG
+    result = Outgoing(found.config, found.cfg)
+    for remark in result.remarks:
+        print(f"not exported: {remark}", file=sys.stderr)
+    print(json.dumps(result.all() if args.all else result.values, indent=2))
+    return 0
