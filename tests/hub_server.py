@@ -107,7 +107,9 @@ def respond(hub: HubServer, method: str, path: str, body: bytes) -> tuple[int, A
         return 200, {}
     if "/tree/" in path:
         tree = hub.files.get(path.partition("/tree/")[2].split("/")[0], {})
-        return 200, [{"type": "file", "path": name, "size": len(content), "oid": "0" * 40} for name, content in tree.items()]
+        return 200, [
+            {"type": "file", "path": name, "size": len(content), "oid": "0" * 40} for name, content in tree.items()
+        ]
     if "/commit/" in path:
         time.sleep(hub.delay_s)
         return commit(hub, path.partition("/commit/")[2], body)

@@ -140,7 +140,8 @@ def named(name: str, **keys: Any) -> dict[str, Any]:
 
 def once(**fields: Any) -> Evaluation:
     """One evaluation, after the last step; 49 samples in batches of 3."""
-    fields = {"eval_strategy": IntervalStrategy.steps, "eval_steps": 99, "per_device_eval_batch_size": 3} | fields
+    usual = {"eval_strategy": IntervalStrategy.steps, "eval_steps": 99, "per_device_eval_batch_size": 3}
+    fields = {**usual, **fields}
     if "compute_metrics" in fields:
         fields["compute_metrics"] = f"tests.inference_parts.{fields['compute_metrics']}"
     return Evaluation(**fields)
@@ -162,7 +163,8 @@ def expected(directory: Path) -> Tensor:
     """The logits of the run's final weights."""
     model = Still().eval()
     model.load_state_dict(load_file(directory / "model" / "model.safetensors"))
-    return model(Augmented(augment=False).inputs).detach()
+    logits: Tensor = model(Augmented(augment=False).inputs)
+    return logits.detach()
 
 
 RANKS = [(1, DDP), (2, DDP), (2, FSDP)]

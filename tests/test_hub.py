@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.torch import load
 from tests import forks, jobs
 from tests.hub_server import HubServer, hub_server
 from trainer import distributed
+from trainer.compose import Composition
 from trainer.logging.log_file import log_file
 from trainer.schema.checkpoint import Checkpoint
 from trainer.schema.hub import Hub
@@ -35,7 +36,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-def push(directory: Path, *, save_steps: int = 7, world_size: int = 1, codes: tuple[int, ...] = (0,), **node: Any) -> None:
+def push(
+    directory: Path, *, save_steps: int = 7, world_size: int = 1, codes: tuple[int, ...] = (0,), **node: Any
+) -> None:
     """A whole run of 14 steps, its logs in train.log and on stderr as in the launcher's."""
     config = jobs.make_config(
         parallel=Single() if world_size == 1 else DDP(),
@@ -137,7 +140,11 @@ def test_a_failing_upload_is_a_warning(hub: HubServer, tmp_path: Path, capfd: py
 
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_what_cannot_work_stops_the_run_before_training(
-    hub: HubServer, tmp_path: Path, token: str | None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    hub: HubServer,
+    tmp_path: Path,
+    token: str | None,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from huggingface_hub import constants
 
@@ -157,3 +164,15 @@ def on_hub(hub: HubServer, prefix: str) -> dict[str, bytes]:
 def test_the_weights_load_without_this_project(hub: HubServer, tmp_path: Path) -> None:
     push(tmp_path / "run", hub_strategy="end")
     assert load(hub.files["main"]["model.safetensors"])
+
+
+@pytest.mark.parametrize("override", ["hub.hub_model_id=me/x", "hub.hub_strategy=end", "hub.hub_always_push=true"])
+def test_rules_what_belongs_to_uploads_needs_them(compose: Callable[..., Composition], override: str) -> None:
+    (line,) = compose(override).problems
+    assert str(line).startswith(f"{override} (command line): needs hub.push_to_hub=true")
+    assert not compose(override, "hub.push_to_hub=true").problems
+
+
+def test_rules_a_frozen_space_needs_a_space(compose: Callable[..., Composition]) -> None:
+    problems = compose("logging=[console,trackio]", "logging.reporters.trackio.trackio_static_space_id=me/s").problems
+    assert any("needs logging.reporters.trackio.trackio_space_id" in str(problem) for problem in problems)

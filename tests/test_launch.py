@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.ranks import free_port
+
 ROOT = Path(__file__).parents[1]
+HOST = socket.gethostname()
 MODEL = """
 import os, signal, sys, time
 from torch import nn
@@ -24,11 +28,14 @@ class Net(nn.Module):
         super().__init__()
         self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         self.fault, self.mine, self.at, self.calls = fault, os.environ.get("RANK", "0") == rank, at, 0
+        if fault.startswith("once "):  # a file tells that it happened
+            self.fault = "" if os.path.exists("happened") else fault[5:]
 
     def forward(self, x):
         self.calls += 1
         time.sleep(0.02)
         if self.mine and self.calls == self.at:
+            open("happened", "w").close()
             if self.fault == "raise":
                 raise ValueError("no\\ngood")
             if self.fault == "exit":
@@ -102,9 +109,9 @@ def test_two_ranks(place: Path) -> None:
 def test_the_failure_that_began_it_is_reported(place: Path, fault: str, says: str) -> None:
     code, errors = run(place, *command(fault=fault))
     assert code == 1
-    assert errors.splitlines() == [f"error: rank 1: {says}; traceback: {place}/run/train.log"]
+    assert errors.splitlines() == [f"error: rank 1 on {HOST}: {says}; traceback: {place}/run/train.log"]
     assert manifest(place)["status"] == "failed"
-    assert manifest(place)["error"] == f"rank 1: {says}"
+    assert manifest(place)["error"] == f"rank 1 on {HOST}: {says}"
     assert (fault == "raise") == ("Traceback" in (place / "run" / "train.log").read_text())
 
 
@@ -161,6 +168,69 @@ def test_torchrun_says_once_what_is_wrong(place: Path) -> None:
 def test_torchrun_reports_the_rank_that_failed(place: Path) -> None:
     code, errors = run(place, *TORCHRUN, *command(fault="raise"), OMP_NUM_THREADS="1")
     assert code == 1
-    assert f"error: rank 1: ValueError: no good; traceback: {place}/run/train.log" in errors.splitlines()
+    assert f"error: rank 1 on {HOST}: ValueError: no good; traceback: {place}/run/train.log" in errors.splitlines()
     assert manifest(place)["status"] == "failed"
-    assert manifest(place)["error"] == "rank 1: ValueError: no good"
+    assert manifest(place)["error"] == f"rank 1 on {HOST}: ValueError: no good"
+
+
+def test_torchrun_on_two_machines(place: Path) -> None:
+    port = free_port()
+    agent = ("-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=1")
+    arguments = [*agent, f"--rdzv-endpoint=localhost:{port}", *command("launch.nproc_per_node=null", directory="run")]
+    arguments = [word for word in arguments if word != "launch.nproc_per_node=2"]
+    agents = [start(place, *arguments, OMP_NUM_THREADS="1") for _ in range(2)]
+    errors = [agent.communicate(timeout=90)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], errors
+    assert (manifest(place)["status"], manifest(place)["world_size"]) == ("completed", 2)
+
+
+def test_torchrun_decides_how_many(place: Path) -> None:
+    arguments = ("launch.nnodes=2", "launch.max_restarts=1", "cluster=slurm")
+    code, errors = run(place, *TORCHRUN, *command(*arguments), OMP_NUM_THREADS="1")
+    assert code == 1
+    lines = [line.split(" (")[0] for line in errors.splitlines() if "fix: " in line]
+    assert lines == ["launch.nnodes=2", "launch.max_restarts=1", "cluster"]
+
+
+# Restarts and ranks that hang --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ranks_are_restarted_from_the_newest_checkpoint(place: Path, ranks: int) -> None:
+    settings = ("checkpoint.save_steps=2", "launch.max_restarts=2", "model.at=4", f"model.rank='{ranks - 1}'")
+    arguments = [word for word in command(*settings, fault="once SIGKILL") if not word.startswith("launch.nproc")]
+    code, errors = run(place, *arguments, f"launch.nproc_per_node={ranks}")
+    who = f"rank 1 on {HOST}: " if ranks == 2 else ""
+    assert (code, errors.splitlines()) == (0, [f"restart 1 of 2: {who}killed by SIGKILL"])
+    found = manifest(place)
+    assert (found["status"], [r["error"] for r in found["restarts"]]) == ("completed", [f"{who}killed by SIGKILL"])
+    assert [r["step"] for r in found["resumed"]] == [2]
+    records = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [r["step"] for r in records]
+    assert steps == sorted(steps)
+
+
+def test_restarts_are_counted_and_come_to_an_end(place: Path) -> None:
+    code, errors = run(place, *command("launch.max_restarts=1", fault="raise"))
+    assert code == 1
+    says = f"rank 1 on {HOST}: ValueError: no good"
+    assert errors.splitlines() == [f"restart 1 of 1: {says}", f"error: {says}; traceback: {place}/run/train.log"]
+
+
+def test_a_wrong_checkpoint_is_not_tried_again(place: Path) -> None:
+    (place / "checkpoint-3").mkdir()
+    settings = ("launch.max_restarts=3", f"checkpoint.resume_from_checkpoint={place}/checkpoint-3")
+    code, errors = run(place, *command(*settings))
+    assert code == 1
+    (line,) = errors.splitlines()
+    assert "CheckpointError" in line
+
+
+def test_a_rank_that_hangs_ends_the_run(place: Path) -> None:
+    began = time.monotonic()
+    code, errors = run(place, *command("parallel.ddp_timeout=3", fault="SIGSTOP"))
+    assert code == 1
+    (line,) = errors.splitlines()
+    assert line.startswith(f"error: rank 1 on {HOST}: is stopped (SIGSTOP), and rank 0 waited in vain: ")
+    assert "imed out" in line
+    assert time.monotonic() - began < 60

@@ -15,6 +15,7 @@ OPTIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.gl
 NEEDS = {
     "scheduler/cosine_with_min_lr": ["scheduler.min_lr_rate=0.1"],
     "scheduler/cosine_warmup_with_min_lr": ["scheduler.min_lr_rate=0.1"],
+    "scheduler/greedy": ["scheduler.min_lr=0"],
     "scheduler/warmup_stable_decay": ["scheduler.num_decay_steps=10"],
 }
 """What an option cannot do without."""

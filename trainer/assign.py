@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .origins import Origins
 from .problems import COMMAND_LINE, Problem, closest, show
-from .schema.tree import allowed, hints, leaves, slot_of
+from .schema.tree import allowed, hints, leaves, options_with, slot_of
 from .yaml_files import YamlFile
 
 Refuse = Callable[[str, Problem], None]
@@ -169,14 +169,15 @@ class Assigner:
 
         parent, _, leaf = missing.rpartition(".")
         what = f"{parent} has no {leaf}" if parent else f"there is no {leaf}"
-        answer = huggingface.answer(key.split(".")[-1] if "." in key else key, value)
+        elsewhere = options_with(key)
+        answer = None if elsewhere else huggingface.answer(key.split(".")[-1] if "." in key else key, value)
         if answer is not None:
             return Problem(key=key, value=value, origin=origin, what=answer.what or what, suggestion=answer.suggestion)
         known = [k for k, _ in _leaves(self.cfg, "") if not k.startswith("hydra.")]
         node = _select(self.cfg, parent) if parent else self.cfg
         siblings = [str(k) for k in node if k not in ("hydra", "_target_")]
-        if key in leaves() and slot_of(key):
-            what = f"belongs to {leaves()[key].__name__}, which is not the chosen option"
+        if elsewhere:
+            what = f"is read by {elsewhere}, which is not the chosen option"
             return Problem(key=key, value=value, origin=origin, what=what, allowed=", ".join(siblings))
         same_leaf = [k for k in [*known, *leaves()] if k.split(".")[-1] == key.split(".")[-1]]
         guess = same_leaf[0] if same_leaf else None

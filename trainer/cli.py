@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .problems import ConfigError, Problem
+from .problems import COMMAND_LINE, ConfigError, Problem
 from .schema.cluster import Slurm
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def submit(runs: list[Prepared]) -> list[str]:
         for run in runs:
             if not run.resumed:
                 run_directory.discard(run.directory)
-        raise ConfigError([Problem(key="cluster", what=" ".join(str(error).split()))]) from None
+        raise ConfigError([Problem(key="cluster", origin=COMMAND_LINE, what=" ".join(str(error).split()))]) from None
     return jobs
 
 

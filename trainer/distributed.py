@@ -7,7 +7,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -141,15 +141,13 @@ def hang_up() -> None:
     """Break the gloo connections to the other ranks: who waits for this one gets an error instead. To destroy the
     groups is not enough, since torch's caches may keep them alive; to abort them does nothing (torch 2.13)."""
     for fd, _ in _sockets & _open_sockets():
-        with socket.socket(fileno=os.dup(fd)) as connection:
+        # OSError: it listens, or gloo has just closed it, since the other side hung up
+        with suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
             if connection.family not in (socket.AF_INET, socket.AF_INET6):
                 continue
-            try:
-                ports = connection.getsockname()[1], connection.getpeername()[1]
-                if int(os.environ.get("MASTER_PORT", 0)) not in ports:  # the store's
-                    connection.shutdown(socket.SHUT_RDWR)
-            except OSError:  # it listens, or is closed
-                continue
+            ports = connection.getsockname()[1], connection.getpeername()[1]
+            if int(os.environ.get("MASTER_PORT", 0)) not in ports:  # the store's
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _open_sockets() -> set[tuple[int, int]]:

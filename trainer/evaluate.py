@@ -75,9 +75,11 @@ def run_pass(
                 out = _forward(model, task, content, predict=predict, loss_only=node.prediction_loss_only)
                 part = None
                 if count:  # a rank without samples of its own only takes part in the collectives
-                    loss = torch.zeros(()) if out.loss is None else out.loss.double() * count
-                    counts = (out.loss is not None) * count, (out.targets is not None) * count, count
-                    sums += torch.stack([loss.to(sums), *sums.new_tensor(counts)])
+                    scored = _weight(task, content, out, count).to(sums)
+                    mean = scored if out.loss is None else out.loss.to(sums)
+                    loss = torch.where(scored > 0, mean * count, 0.0)
+                    counts = sums.new_tensor([(out.targets is not None) * count, count])
+                    sums += torch.stack([loss, scored, *counts])
                     for metric in metrics.values() if out.targets is not None else ():
                         metric.update(out.predictions, out.targets)
                     if kept is not None or batch is not None:
@@ -139,6 +141,13 @@ def _forward(model: nn.Module, task: Task, batch: Any, *, predict: bool, loss_on
         out: Output = getattr(task, "predict", task.evaluate)(model, batch)
         return out
     return Output(task.loss(model, batch)) if loss_only else task.evaluate(model, batch)
+
+
+def _weight(task: Task, batch: Any, out: Output, count: int) -> Tensor:
+    """The samples that a batch's loss counts for: none where it is a mean over no items (labels), which is nan."""
+    items = None if out.loss is None else task.num_items(batch)
+    weight = torch.tensor(0 if out.loss is None else count)
+    return weight if items is None else torch.as_tensor(items).gt(0) * count  # no synchronisation
 
 
 def _part(model: nn.Module, task: Task, batch: Any, count: int, out: Output, node: Evaluation) -> Part:

@@ -88,12 +88,14 @@ class Hub(Callback):
     def _open(self) -> None:
         """The repository, made if it is not there. This is before training, and an error here stops the run."""
         from huggingface_hub import HfApi, get_token
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         node, directory = self._node, self._directory
         self._token = node.hub_token or get_token()
         if self._token is None:
-            raise PermissionError("hub.push_to_hub=true needs a Hugging Face token: set HF_TOKEN or run `hf auth login`")
+            raise PermissionError(
+                "hub.push_to_hub=true needs a Hugging Face token: set HF_TOKEN or run `hf auth login`"
+            )
         disable_progress_bars()
         self._api = HfApi(token=self._token)
         name = node.hub_model_id or self._config.run.run_name or "-".join(directory.absolute().parts[-2:])

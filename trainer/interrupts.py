@@ -17,8 +17,8 @@ class Interrupts:
     """While active, SIGTERM and SIGUSR1 ask for a checkpoint and exit code 75, Ctrl-C for a checkpoint and 130.
 
     ``status`` is None, "preempted" or "stopped". A second Ctrl-C raises KeyboardInterrupt at once, and so does any of
-    these signals where there is no step to wait for. Signals can be handled in the main thread only; elsewhere the flag
-    simply stays None.
+    these signals where there is no step to wait for (``at_once``). Signals can be handled in the main thread only;
+    elsewhere the flag simply stays None.
     """
 
     def __init__(self) -> None:

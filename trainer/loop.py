@@ -106,7 +106,8 @@ class Loop:
                 if divisor != 1.0:
                     loss = loss / divisor
                 engine.backward(loss)
-            meter.add(loss)
+            if divisor != math.inf:  # a model's own mean over no labels is nan, and its gradient 0
+                meter.add(loss)
         meter.steps += 1
         out = engine.step(skip_nonfinite=guard)
         meter.grad_norm = out.grad_norm

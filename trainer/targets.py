@@ -309,7 +309,10 @@ def check_calls(config: Config) -> Iterator[Problem]:
 def _check_optim_args(node: Any) -> Iterator[Problem]:
     """optim_args names arguments of the class, where they are no fields of its option."""
     own = {f.name for f in fields(node)} if is_dataclass(node) else set()
-    given = [name for name in parse(getattr(node, "optim_args", None)) if name not in own]
+    try:
+        given = [name for name in parse(getattr(node, "optim_args", None)) if name not in own]
+    except ValueError:  # checks.py has said so
+        return
     if not given:
         return
     key, (found, problem) = "optim.optim_args", _import("optim._target_", node._target_)
@@ -396,7 +399,9 @@ def _check_arguments(
                 allowed=None if guess else ", ".join(n for n in names if n not in runtime) or "none",
                 suggestion=f"{key}.{guess}" if guess else None,
             )
-    if node.get("_partial_") or (key == "task" and inspect.isfunction(found)):  # a task may be a loss of (output, target)
+    if node.get("_partial_") or (
+        key == "task" and inspect.isfunction(found)
+    ):  # a task may be a loss of (output, target)
         return
     positional = len(node.get("_args_", ())) or (1 if runtime and not set(runtime) & set(names) else 0)
     free = [n for n in names if n not in given and n not in runtime][positional:]

@@ -69,7 +69,7 @@ class Row:
     @property
     def tolerance(self) -> float:
         """1e-6; where operations differ in their order, bf16 turns a last bit into one 65,000 times as large."""
-        weighed = self.kind == "gpt2" and self.arguments.get("gradient_accumulation_steps", 1) > 1
+        weighed = self.kind in ("gpt2", "sparse") and self.arguments.get("gradient_accumulation_steps", 1) > 1
         smoothed = self.arguments.get("label_smoothing_factor")
         reordered = weighed or smoothed or self.on_purpose == WEIGHTS
         return 2e-3 if self.arguments.get("bf16") and reordered else TOLERANCE
@@ -200,6 +200,9 @@ def rows() -> list[Row]:
                 "callbacks.early_stopping.early_stopping_threshold=0.1",
             ),
         ),
+        # micro-batches and evaluation batches without a label
+        Row("sparse", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 6, "max_steps": 8}),
+        Row("sparse", {"per_device_train_batch_size": 7, "per_device_eval_batch_size": 1, "eval_strategy": "epoch"}),
         # a stream has no length: its epochs are whole ones here, and shares of max_steps in the Trainer
         Row("stream", {"max_steps": 9, "eval_strategy": "epoch", "save_strategy": "epoch"}, ignored=("epoch",)),
         Row("stream", {"max_steps": 16, "per_device_train_batch_size": 10, **SCHEDULES[2]}, ignored=("epoch",)),

@@ -27,8 +27,8 @@ SlurmctldPort={control}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-# a requeued job may start again once its old credentials have expired: by default after 120 s
-AuthInfo=socket={place}/munge.socket,cred_expire=2
+# a requeued job may start again once its old credentials have expired: after 120 s, were it not for cred_expire
+AuthInfo=socket={place}/munge.socket,cred_expire=5
 StateSaveLocation={place}/state
 SlurmdSpoolDir={place}/spool-%n
 SlurmctldPidFile={place}/slurmctld.pid
@@ -70,8 +70,8 @@ def cluster() -> Iterator[dict[str, str]]:
     daemons: list[subprocess.Popen[bytes]] = []
 
     def start(*command: str) -> None:
-        log = (place / "output").open("ab")
-        daemons.append(subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log))
+        with (place / "output").open("ab") as log:
+            daemons.append(subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log))
 
     try:
         start(*munged)

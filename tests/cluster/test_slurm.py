@@ -45,7 +45,6 @@ optim:
 RUN = ["experiment=mine", "model={_target_: mine.Net}", "task=regression", "data.train_dataset._target_=mine.Data"]
 RUN += ["data.eval_dataset=null", "evaluation.eval_strategy=no", "logging=none", "logging.logging_steps=1"]
 RUN += ["optim=adamw", "run.use_cpu=true"]
-BATCH = "data={train_dataset: {_target_: mine.Data}}"
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +119,6 @@ def test_a_job_runs_the_config_that_was_submitted(whole: Path) -> None:
     assert len(losses(whole)) == 40
     found = manifest(whole)
     assert found["slurm"]["restarts"] == 0
-    assert found["argv"][1:] == [*RUN[:0], *found["argv"][1:]]
     assert found["started_at"]
     assert (whole / "model/model.safetensors").exists()
     assert (whole / "slurm").stat().st_mode & 0o077 == 0
@@ -155,7 +153,9 @@ def test_a_cancelled_job_saves_and_stays_away(project: Path, slurm: dict[str, st
 def test_a_sweep_is_an_array(project: Path, slurm: dict[str, str]) -> None:
     overrides = ("-m", "optim.learning_rate=0.1,0.2", "train.max_steps=3", "hydra.sweep.dir=sweep")
     lines = submit(project, slurm, *overrides).splitlines()
-    found = [re.fullmatch(r"trial (\d): optim.learning_rate=0.\d, job (\d+)_(\d): .*/sweep/(\d)", line) for line in lines]
+    found = [
+        re.fullmatch(r"trial (\d): optim.learning_rate=0.\d, job (\d+)_(\d): .*/sweep/(\d)", line) for line in lines
+    ]
     assert len(found) == 2
     assert [match and (match[1], match[3], match[4]) for match in found] == [("0", "0", "0"), ("1", "1", "1")]
     for number in (0, 1):
@@ -196,5 +196,6 @@ def test_what_slurm_refuses_is_one_line(project: Path, slurm: dict[str, str]) ->
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("cluster (default): sbatch: error: ") and "invalid partition" in line
+    assert line.startswith("cluster (command line): sbatch: error: ")
+    assert "invalid partition" in line
     assert not (project / "refused").exists()

@@ -30,6 +30,14 @@ CONFIGS = {
     "two formats": ["precision=bf16", "precision.tf32=true", "precision.bf16_full_eval=true"],
     "fsdp": ["parallel=fsdp", "parallel.reshard_after_forward=false", "parallel.transformer_layer_cls_to_wrap=[Block]"],
     "zero": ["parallel=zero3", "precision=bf16", "parallel.overlap_comm=true"],
+    "offload": [
+        "parallel=zero3",
+        "parallel.offload_optimizer=cpu",
+        "parallel.offload_param=nvme",
+        "parallel.nvme_path=/x",
+    ],
+    "wrapping": ["parallel=fsdp", "parallel.auto_wrap_policy=SIZE_BASED_WRAP", "parallel.min_num_params=1000"],
+    "greedy": ["scheduler=greedy", "scheduler.min_lr=1e-6", "checkpoint.metric_for_best_model=accuracy"],
     "ddp": ["parallel.ddp_static_graph=true", "parallel.ddp_bucket_cap_mb=50", "parallel.ddp_timeout=60"],
     "trackers": ["logging=[console,tensorboard,wandb]", "run.project=x", "run.run_name=y"],
     "where Hugging Face's default is another": [
@@ -55,7 +63,7 @@ def test_there_and_back(overrides: list[str], every: bool, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(24))
 def test_random_configs_come_back(seed: int, tmp_path: Path) -> None:
     here = random_config(seed)
     there = exported(here)
@@ -89,7 +97,7 @@ print("all equal")
 def test_transformers_takes_the_json(tmp_path: Path) -> None:
     """Every value is found again in a real TrainingArguments."""
     pytest.importorskip("transformers")
-    on_a_cpu = [overrides for name, overrides in CONFIGS.items() if name not in ("two formats", "zero")]
+    on_a_cpu = [overrides for name, overrides in CONFIGS.items() if name not in ("two formats", "zero", "offload")]
     compositions = [compose([*overrides, "run.use_cpu=true"]) for overrides in on_a_cpu]
     values = [exported(c).values for c in compositions if c.config]
     for seed in range(100, 112):

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import zipfile
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ import pytest
 import yaml
 
 from tests.logging.tracker_run import track, tracked
-from trainer.schema.checks import PACKAGES
 from trainer.schema import trackers
+from trainer.schema.checks import PACKAGES
 
 pytestmark = pytest.mark.slow
 PREEMPTED_AND_RESUMED = [(1, 3, 0, "preempted"), (3, 5, 2, "completed")]
@@ -32,8 +33,12 @@ def needs(*modules: str) -> pytest.MarkDecorator:
 
 
 def query(database: Path, statement: str) -> list[Any]:
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         return connection.execute(statement).fetchall()
+
+
+def table(path: Path, delimiter: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines(), delimiter=delimiter))
 
 
 @needs("mlflow", "sqlalchemy")
@@ -116,9 +121,9 @@ def test_clearml_offline(tmp_path: Path) -> None:
 def test_dvclive_and_its_resume(tmp_path: Path) -> None:
     tracked("dvclive", tmp_path, {}, (1, 3, 0, "preempted"), (4, 5, 3, "completed"))
     live = tmp_path / "run" / "dvclive"
-    rows = list(csv.DictReader((live / "plots" / "metrics" / "loss.tsv").open(), delimiter="\t"))
+    rows = table(live / "plots" / "metrics" / "loss.tsv", "\t")
     assert [(int(row["step"]), float(row["loss"])) for row in rows] == [(n, 1 / n) for n in range(1, 6)]
-    rows = list(csv.DictReader((live / "plots" / "metrics" / "eval" / "loss.tsv").open(), delimiter="\t"))
+    rows = table(live / "plots" / "metrics" / "eval" / "loss.tsv", "\t")
     assert [float(row["loss"]) for row in rows] == [2 / n for n in range(1, 6)]
     assert json.loads((live / "metrics.json").read_text())["train"]["loss"] == 0.5
     params = yaml.safe_load((live / "params.yaml").read_text())
@@ -126,17 +131,23 @@ def test_dvclive_and_its_resume(tmp_path: Path) -> None:
     assert params["hub.hub_token"] == "***"
 
 
+@needs("wandb")
+def test_wandb_records_a_masked_command_line(tmp_path: Path) -> None:
+    tracked("wandb", tmp_path, {"mode": "offline"})
+    assert b"hub.hub_token=***" in next(tmp_path.rglob("run-*.wandb")).read_bytes()
+
+
 @needs("codecarbon")
 def test_codecarbon_offline(tmp_path: Path) -> None:
     tracked("codecarbon", tmp_path, {"country_iso_code": "DEU", "measure_power_secs": 1})
-    (row,) = csv.DictReader((tmp_path / "run" / "emissions.csv").open())
+    (row,) = table(tmp_path / "run" / "emissions.csv", ",")
     assert (row["experiment_id"], row["project_name"], row["country_iso_code"]) == ("abc123def456", "p", "DEU")
     assert float(row["energy_consumed"]) > 0
 
 
 @needs("swanlab")
 def test_swanlab_offline(tmp_path: Path) -> None:
-    tracked("swanlab", tmp_path, {"mode": "offline"}, environment={"SWANLAB_PROJECT": "mine"})
+    tracked("swanlab", tmp_path, {"mode": "offline"}, environment={"SWANLAB_PROJECT_NAME": "mine"})
     (file,) = tmp_path.glob("run/swanlab/run-*/run-abc123def456.swanlab")
     content = file.read_bytes()
     for name in (b"train/loss", b"eval/loss", b"single_value/train_loss", b"the-name", b"mine"):

@@ -17,7 +17,7 @@ from trainer.schema.scheduler import Constant
 pytest.importorskip("schedulefree")
 
 NODES: dict[str, Any] = {
-    "schedule_free": lambda: ScheduleFreeAdamW(learning_rate=1e-2, weight_decay=0.1, warmup_steps=2),
+    "schedule_free": lambda: ScheduleFreeAdamW(learning_rate=1e-2, weight_decay=0.1, optim_args="warmup_steps=2"),
     "bitsandbytes": lambda: BnbAdamW(learning_rate=1e-2, optim_bits=8, optim_args="min_8bit_size=16"),
     "apollo": lambda: ApolloAdamW(learning_rate=1e-2, rank=2, update_proj_gap=3),
     "stable_adamw": lambda: StableAdamW(learning_rate=1e-2),

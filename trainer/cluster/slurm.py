@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, fields, replace
+from io import StringIO
 from typing import Any
 
 from ..cli import Prepared, start
@@ -37,19 +39,22 @@ class SlurmCluster:
         folder = (runs[0].directory if len(runs) == 1 else runs[0].directory.parent) / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)  # the pickles hold the config's secrets
         parameters = [_parameters(run, sweep=len(runs) > 1) for run in runs]
-        ids: dict[int, str] = {}
-        while missing := [number for number in range(len(runs)) if number not in ids]:
+        jobs: dict[int, Any] = {}
+        while missing := [number for number in range(len(runs)) if number not in jobs]:
             # one array per kind of job: a sweep may go over cluster=slurm_v100,slurm_h100
             alike = [number for number in missing if parameters[number] == parameters[missing[0]]]
             executor = SlurmExecutor(folder, max_num_timeout=runs[alike[0]].config.cluster.max_num_timeout)
             executor.update_parameters(**parameters[alike[0]])
             try:
-                with _outside_of_jobs():
-                    jobs = executor.submit_array([SlurmJob(runs[number]) for number in alike])
+                with _outside_of_jobs(), redirect_stderr(StringIO()):  # submitit prints what it raises
+                    array = executor.submit_array([SlurmJob(runs[number]) for number in alike])
             except FailedJobError as error:
+                for job in jobs.values():
+                    job.cancel()
+                shutil.rmtree(folder)
                 raise RuntimeError(" ".join(str(error).split())) from None
-            ids |= {number: str(job.job_id) for number, job in zip(alike, jobs, strict=True)}
-        return [ids[number] for number in range(len(runs))]
+            jobs |= dict(zip(alike, array, strict=True))
+        return [str(jobs[number].job_id) for number in range(len(runs))]
 
 
 @dataclass

@@ -15,6 +15,10 @@ IGNORED = -100
 """What targets are padded with: the label that no loss counts. Everything else is padded with 0, on the right."""
 
 
+TARGETS = ("labels", "label", "target")
+"""The keys of targets where nobody names others."""
+
+
 class Collate:
     """A dict's lists of numbers become tensors (B, T), its floats fp32, as in Hugging Face's collation; sequences of
     different lengths are padded. Other items go through torch's default_collate.

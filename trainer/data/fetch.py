@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ..rng import put_back, snapshot, touched
+from .collate import TARGETS
 from .collate import Collate as DefaultCollate
 
 Collate = Callable[[list[Any]], Any]
@@ -29,7 +30,7 @@ class Fetch:
 
     def __init__(self, dataset: Any, collate: Collate | None, seed: int) -> None:
         self.dataset = dataset
-        self.collate = collate or DefaultCollate(None, ())
+        self.collate = collate or DefaultCollate(None, TARGETS)
         self.seed = seed
         self.at_once = True
         if type(dataset) is TensorDataset and (

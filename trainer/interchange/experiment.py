@@ -27,7 +27,7 @@ def to_yaml(experiment: Experiment, title: str) -> str:
         "callbacks": list(plain.callbacks),
     }
     chosen = {group: option for group, option in experiment.choices.items() if option != usual.get(group)}
-    base = compose(["experiment=null", *(f"{g}={show(o)}" for g, o in experiment.choices.items())]).cfg
+    base = compose(["experiment=null", *(f"{g}={show(o)}" for g, o in chosen.items())]).cfg if chosen else plain
     tree: Config = {}
     for key in sorted(experiment.settings, key=_order):
         value = experiment.settings[key]

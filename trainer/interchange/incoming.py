@@ -120,7 +120,8 @@ class Translation:
             self.left["debug"] = "tpu_metrics_debug"
         for name in ("min_num_params", "transformer_layer_cls_to_wrap"):
             if value := self.left.pop(f"fsdp_{name}", None) or self.left.pop(name, None):
-                self.left["fsdp_config"] = {**self._mapping("fsdp_config"), name: value}
+                policy = {"auto_wrap_policy": "SIZE_BASED_WRAP"} if name == "min_num_params" else {}
+                self.left["fsdp_config"] = {**policy, **self._mapping("fsdp_config"), name: value}
         organization = self.left.pop("push_to_hub_organization", None)
         if organization and self.left.get("hub_model_id"):
             self.left["hub_model_id"] = f"{organization}/{self.left['hub_model_id']}"
@@ -286,12 +287,13 @@ class Translation:
                 self.remark(key, value, f"is not used by scheduler={name}, by the Trainer either")
 
     def _parallel(self) -> None:
+        file = given if isinstance(given := self.left.get("deepspeed"), str) and not given.startswith("{") else None
         deepspeed, sharded = self._mapping("deepspeed"), self.take("fsdp")
         config = {key.removeprefix("fsdp_"): value for key, value in self._mapping("fsdp_config").items()}
         words = sharded.split() if isinstance(sharded, str) else sharded if isinstance(sharded, list) else []
         words = [str(word).lower() for word in words]
         if deepspeed:
-            sharding.deepspeed(self, deepspeed)
+            sharding.deepspeed(self, deepspeed, file)
         elif "no_shard" in words or not sharded:
             self.result.choices["parallel"] = "ddp"
         else:
@@ -301,7 +303,12 @@ class Translation:
         silent: tuple[Any, ...] = (None, False, 0, [], {}, "")
         if leftover := {key: value for key, value in config.items() if value not in silent}:
             self.remark("fsdp_config", leftover, "the Trainer ignores it without fsdp")
-        if value := self.take("parallelism_config"):
+        value = self.take("parallelism_config")
+        if isinstance(value, dict):
+            self.result.choices["parallel"] = "mesh"
+            for name, size in value.items():
+                self.set(f"parallel.{name}", size)
+        elif value:
             self.remark("parallelism_config", value, hf.REMARKS["parallelism_config"])
         cls = options("parallel")[str(self.result.choices["parallel"])][0]
         own = {f.name for f in fields(cls)} if cls else set()

@@ -15,6 +15,7 @@ from ..schema import huggingface as hf
 from ..schema.optim import Optim
 from ..schema.optim_args import parse
 from ..schema.tree import sections
+from . import sharding
 from .incoming import greater, options
 
 OUTSIDE = "model, task and datasets: are arguments of the Trainer itself"
@@ -160,7 +161,7 @@ class Outgoing:
             elif value != ours:
                 arguments[theirs.get(key, key)] = "1-sqrt" if plain(value) == "one_minus_sqrt" else plain(value)
         saving = self.config.checkpoint
-        if isinstance(node, scheduler.ReduceLROnPlateau) and greater(
+        if isinstance(node, scheduler.ReduceLROnPlateau | scheduler.Greedy) and greater(
             saving.greater_is_better, saving.metric_for_best_model
         ):
             arguments["mode"] = "max"
@@ -181,20 +182,25 @@ class Outgoing:
                 self.put(name, value, ours)
             elif value != ours:
                 settings[name] = plain(value)
+        if isinstance(node, parallel.Mesh):
+            names = {f.name for f in fields(parallel.Mesh)} - {f.name for f in fields(parallel.FSDP)}
+            sizes = {name: settings.pop(name) for name in sorted(names) if name in settings}
+            self.remark("parallel", {"mesh": sizes}, "parallelism_config is an object that JSON does not hold")
         if isinstance(node, parallel.FSDP):
             self.values["fsdp"] = True
             if settings:
                 self.values["fsdp_config"] = settings
         elif isinstance(node, parallel.DeepSpeed):
-            stage = settings.pop("zero_stage", node.zero_stage)
-            auto = {"train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"}
-            self.values["deepspeed"] = {
-                "zero_optimization": {"stage": stage, **settings},
-                **dict.fromkeys(sorted(auto), "auto"),
-            }
-            for name in ("bf16", "fp16"):
-                if getattr(self.config.precision, name):
-                    self.values["deepspeed"][name] = {"enabled": "auto"}
+            self.values["deepspeed"] = node.config or self._deepspeed(settings)
+
+    def _deepspeed(self, zero: dict[str, Any]) -> dict[str, Any]:
+        """Fields as a DeepSpeed configuration; what the arguments say too is `auto`."""
+        stage, path = zero.pop("zero_stage", self.config.parallel.zero_stage), zero.pop("nvme_path", None)
+        for name in ("offload_optimizer", "offload_param"):
+            if name in zero:
+                zero[name] = {"device": zero[name], **({"nvme_path": path} if path and zero[name] == "nvme" else {})}
+        formats = {n: {"enabled": "auto"} for n in ("bf16", "fp16") if getattr(self.config.precision, n)}
+        return {"zero_optimization": {"stage": stage, **zero}, **dict.fromkeys(sharding.TWINS, "auto"), **formats}
 
     def _reporters(self) -> None:
         known = options("logging")

@@ -18,9 +18,13 @@ def fsdp(to: Translation, words: list[str], config: dict[str, Any]) -> None:
         config.setdefault("reshard_after_forward", False)
     if "offload" in words:
         config.setdefault("cpu_offload", True)
-    for word in words:
-        if word.startswith("hybrid"):
-            to.remark("fsdp", word, "is plain sharding here: parallel=fsdp")
+    if any(word.startswith("hybrid") for word in words):
+        to.result.choices["parallel"] = "fsdp_hybrid"
+        if "hybrid_shard_zero2" in words:
+            config.setdefault("reshard_after_forward", False)
+    if config.get("min_num_params") and config.get("auto_wrap_policy") != "SIZE_BASED_WRAP":
+        what = "the Trainer ignores it without auto_wrap_policy=SIZE_BASED_WRAP"
+        to.remark("fsdp_config.min_num_params", config.pop("min_num_params"), what)
     if isinstance(wrap := config.get("transformer_layer_cls_to_wrap"), str):
         config["transformer_layer_cls_to_wrap"] = [wrap]
     if isinstance(reshard := config.get("reshard_after_forward"), str):  # FSDP1's names
@@ -37,26 +41,39 @@ def fsdp(to: Translation, words: list[str], config: dict[str, Any]) -> None:
             to.remark(f"fsdp_config.{key}", value, what)
 
 
-def deepspeed(to: Translation, config: dict[str, Any]) -> None:
-    """A DeepSpeed configuration as fields of parallel=zero1|zero2|zero3; what TrainingArguments repeats fills gaps."""
+def deepspeed(to: Translation, config: dict[str, Any], path: str | None) -> None:
+    """A DeepSpeed configuration: a file as it is, a mapping as fields; what TrainingArguments repeats fills gaps."""
     zero = dict(config.pop("zero_optimization", None) or {})
     stage = zero.pop("stage", 0)
-    to.result.choices["parallel"] = f"zero{stage}" if stage in (1, 2, 3) else "zero1"
-    own = {f.name for f in fields(OPTIONS["parallel"]["deepspeed"])}
-    if stage not in (1, 2, 3):
-        to.set("parallel.zero_stage", stage)
-    twins = {"train_micro_batch_size_per_gpu": "per_device_train_batch_size", "gradient_clipping": "max_grad_norm"}
-    twins["gradient_accumulation_steps"] = "gradient_accumulation_steps"
-    for key, value in [*zero.items(), *config.items()]:
-        where = "zero_optimization." if key in zero else ""
-        if value == "auto" or key in ("train_batch_size", "steps_per_print", "wall_clock_breakdown"):
-            continue
-        if key in twins:
-            to.left.setdefault(twins[key], value)
-        elif key in ("bf16", "fp16", "bfloat16") and isinstance(value, dict):
-            if value.get("enabled") is True and not to.left.get(key):
-                to.result.choices["precision"] = key.replace("bfloat16", "bf16")
-        elif key in own:
+    to.result.choices["parallel"] = f"zero{stage}"
+    for name in ("bf16", "fp16"):
+        if (config.get(name) or {}).get("enabled") is True and not to.left.get(name):
+            to.result.choices["precision"] = name
+        config.pop(name, None)
+    for key, name in TWINS.items():
+        if (value := config.pop(key, "auto")) != "auto":
+            to.left.setdefault(name, value)
+    if path is not None:
+        to.set("parallel.config", path)
+        return
+    own = {f.name for f in fields(OPTIONS["parallel"]["deepspeed"])} - {"config"}
+    for key in ("offload_optimizer", "offload_param"):
+        target = dict(zero.pop(key, None) or {})
+        to.set(f"parallel.{key}", target.pop("device", "none"))
+        zero |= {"nvme_path": target.pop("nvme_path")} if "nvme_path" in target else {}
+        zero |= {f"{key}.{name}": value for name, value in target.items()}
+    written = {**{f"zero_optimization.{key}": value for key, value in zero.items()}, **config}
+    for full, value in written.items():
+        key = full.removeprefix("zero_optimization.")
+        if key in own and key != full:
             to.set(f"parallel.{key}", value)
-        else:
-            to.remark(f"deepspeed.{where}{key}", value, "has no field in parallel=zero1|zero2|zero3")
+        elif value != "auto" and key not in ("train_batch_size", "steps_per_print", "wall_clock_breakdown"):
+            to.remark(f"deepspeed.{full}", value, "is no field; parallel.config takes a DeepSpeed file whole")
+
+
+TWINS = {
+    "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "gradient_clipping": "max_grad_norm",
+}
+"""DeepSpeed's keys -> the arguments they repeat."""

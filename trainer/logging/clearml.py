@@ -34,7 +34,9 @@ class ClearML(Reporter):
         Task.set_offline(offline)
         project = os.environ.get("CLEARML_PROJECT") or node.project
         try:
-            before = Task.query_tasks(project_name=project, tags=[run.run_id]) if run.resumed_step and not offline else []
+            before = (
+                Task.query_tasks(project_name=project, tags=[run.run_id]) if run.resumed_step and not offline else []
+            )
             self._task = Task.init(
                 project_name=project,
                 task_name=os.environ.get("CLEARML_TASK") or node.name or run.run_name,

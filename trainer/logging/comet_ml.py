@@ -39,7 +39,8 @@ class Comet(Reporter):
         self._experiment = comet_ml.start(
             workspace=node.workspace,
             project_name=os.environ.get("COMET_PROJECT_NAME") or node.project,
-            experiment_key=os.environ.get("COMET_EXPERIMENT_KEY") or hashlib.sha256(run.run_id.encode()).hexdigest()[:32],
+            experiment_key=os.environ.get("COMET_EXPERIMENT_KEY")
+            or hashlib.sha256(run.run_id.encode()).hexdigest()[:32],
             mode=os.environ.get("COMET_MODE", "get_or_create").lower() if online else "create",
             online=online,
             experiment_config=comet_ml.ExperimentConfig(
@@ -51,7 +52,7 @@ class Comet(Reporter):
                 log_git_patch=False,
                 parse_args=False,
                 log_env_details=False,
-                auto_output_logging=False,  # type: ignore[arg-type]
+                auto_output_logging=False,
                 auto_param_logging=False,
                 auto_metric_logging=False,
                 auto_log_co2=False,

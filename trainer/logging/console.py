@@ -71,7 +71,10 @@ class Console(Reporter):
         if "train_samples_per_second" in latest:
             speed += f", {latest['train_samples_per_second']:,.0f} samples/s"
         yield f"{status}: step {step}/{steps} in {seconds:.1f} s ({speed})"
-        for keys in (("loss", "train_loss"), [key for key in latest if key.startswith(("eval_", "test_")) and not _is_speed(key)]):
+        for keys in (
+            ("loss", "train_loss"),
+            [key for key in latest if key.startswith(("eval_", "test_")) and not _is_speed(key)],
+        ):
             if numbers := _numbers({key: latest[key] for key in keys if key in latest}):
                 yield "  ".join(numbers)
         yield f"directory: {self._run.directory}"

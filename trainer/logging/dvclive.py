@@ -24,7 +24,7 @@ class DVCLive(Reporter):
             dir=node.dir or str(run.directory / "dvclive"),
             resume=bool(run.resumed_step),
             save_dvc_exp=node.save_dvc_exp,
-            report=node.report,  # type: ignore[arg-type]
+            report=node.report,
             dvcyaml=None,
         )
         if not run.resumed_step:

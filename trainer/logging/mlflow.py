@@ -45,7 +45,7 @@ class MLflow(Reporter):
 
     def log(self, record: dict[str, Any]) -> None:
         numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
-        step, time = numbers.pop("step"), numbers.pop("time")
+        step, time = int(numbers.pop("step")), numbers.pop("time")
         self._log_batch(metrics=[(_clean(key), value, time, step) for key, value in numbers.items()])
 
     def finish(self, status: str) -> None:
@@ -67,7 +67,9 @@ class MLflow(Reporter):
 
         node = self._node
         tags = {TAG: run.run_id} | json.loads(os.environ.get("MLFLOW_TAGS") or "{}") | node.tags
-        parent = active_run() if node.nested or os.environ.get("MLFLOW_NESTED_RUN", "").upper() in ("TRUE", "1") else None
+        parent = (
+            active_run() if node.nested or os.environ.get("MLFLOW_NESTED_RUN", "").upper() in ("TRUE", "1") else None
+        )
         if parent:
             tags[MLFLOW_PARENT_RUN_ID] = parent.info.run_id
         return str(self._client.create_run(experiment, run_name=node.name or run.run_name, tags=tags).info.run_id)

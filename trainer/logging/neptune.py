@@ -38,7 +38,7 @@ class Neptune(Reporter):
                 )
         self._run = neptune.init_run(
             project=node.project,
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             custom_run_id=run.run_id,
             name=node.name or run.run_name,
             tags=node.tags,

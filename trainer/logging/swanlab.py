@@ -41,13 +41,13 @@ class SwanLab(Reporter):
     def _init(self, run: RunInfo, mode: str) -> None:
         node = self._node
         self._swanlab.init(
-            project=os.environ.get("SWANLAB_PROJECT") or node.project,
+            project=os.environ.get("SWANLAB_PROJECT_NAME") or node.project,
             workspace=node.workspace,
             name=node.name or run.run_name,
             tags=node.tags,
             config=run.config,
             log_dir=os.environ.get("SWANLAB_LOG_DIR") or str(run.directory / "swanlab"),
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             id=run.run_id,
             resume="allow",
             # the command line may hold a secret, and the terminal is the console's
@@ -68,7 +68,7 @@ class SwanLab(Reporter):
 def _no_handlers() -> Iterator[None]:
     """SwanLab would take SIGINT, which is the run's (Ctrl-C saves), and fails at it in a reporter's thread."""
     before = signal.signal
-    signal.signal = lambda number, handler: signal.getsignal(number)
+    signal.signal = lambda signalnum, handler: signal.getsignal(signalnum)
     try:
         yield
     finally:

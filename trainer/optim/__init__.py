@@ -65,7 +65,7 @@ def make_optimizer(node: Any, model: nn.Module) -> Optimizer:
 
 
 def _keep_embeddings(optimizer: Any, model: nn.Module) -> None:
-    """Embeddings' moments stay in 32 bits, as in the Trainer: their rows' gradients differ too much to share a scale."""
+    """Embeddings' moments stay in 32 bits, as in the Trainer."""
     for module in model.modules():
         if type(module).__name__ == "Embedding" and optimizer.args.optim_bits == 8:
             optimizer.mng.register_module_override(module, "weight", {"optim_bits": 32})
@@ -82,7 +82,9 @@ def own_names(target: str, keys: Mapping[str, Any], accepted: Mapping[str, Any] 
     arguments: dict[str, Any] = {}
     problems = []
     for key, value in sorted(keys.items(), key=lambda item: item[0] not in TRANSLATIONS):
-        name = key if accepted is not None and key in accepted else "betas" if key in BETAS else TRANSLATIONS.get(key, key)
+        name = (
+            key if accepted is not None and key in accepted else "betas" if key in BETAS else TRANSLATIONS.get(key, key)
+        )
         if accepted is not None and name not in accepted and not (name == "weight_decay" and not value):
             problems.append(
                 Problem(

@@ -37,7 +37,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> Groups:
 
 
 def projected_groups(model: nn.Module, groups: Groups, wanted: str | list[str], options: dict[str, Any]) -> Groups:
-    """``groups`` with the weights of the wanted linear layers moved to groups of their own, last, that hold ``options``.
+    """``groups`` with the wanted linear layers' weights moved to groups of their own, last, that hold ``options``.
 
     ``wanted`` is read as Hugging Face's optim_target_modules. Raises ConfigError when it names no linear layer.
     """

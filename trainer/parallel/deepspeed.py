@@ -1,4 +1,5 @@
-"""DeepSpeed ZeRO: optimizer states (1), gradients (2) and parameters (3) sharded, as flat ranges, over the ranks.
+"""DeepSpeed ZeRO: optimizer states (1), gradients (2) and parameters (3) sharded, as flat ranges, over the ranks; at
+stage 0 nothing.
 
 bf16 goes by DeepSpeed's torch_autocast: the weights are fp32 everywhere, as in our other engines, and what linear and
 convolution layers communicate is 16-bit. Its bf16 section would round buffers and frozen weights as well. fp16 is our
@@ -21,11 +22,23 @@ from torch.optim import Optimizer
 
 from .. import distributed
 from ..precision import autocast_forward, make_scaler, set_tf32
-from ..schema.parallel import DeepSpeed
+from ..schema import deepspeed as deepspeed_json
+from ..schema.parallel import DeepSpeed, OffloadDevice
 from ..schema.precision import Precision
 from .engine import Engine, EngineState, MakeOptimizer, Shard, StepOutput
-from .torch_state import check_names, fill, group_options, load_groups, meta, model_tensors, model_weights, state_keys
-from .torch_step import running_statistics
+from .torch_state import (
+    check_names,
+    fill,
+    group_options,
+    load_groups,
+    load_state,
+    meta,
+    model_tensors,
+    model_weights,
+    state,
+    state_keys,
+)  # fmt: skip
+from .torch_step import running_statistics, step
 
 if TYPE_CHECKING:
     from ..shards import ShardReader
@@ -59,6 +72,10 @@ class DeepSpeedEngine(Engine):
             )
         self.device = device
         self._node = node
+        self._given = deepspeed_json.read(node.config) if node.config else None
+        self._stage: int = (
+            node.zero_stage if self._given is None else deepspeed_json.zero_value(self._given, "zero_stage")
+        )
         self._precision = precision
         set_tf32(precision, device)
         self._scaler = make_scaler(precision, device)
@@ -84,7 +101,7 @@ class DeepSpeedEngine(Engine):
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model_tensors(model).items()}
         self._names = {parameter: name for name, parameter in model.named_parameters()}
         optimizer = make_optimizer(model)
-        if type(optimizer).__name__ in _NOT_ELEMENTWISE:
+        if self._stage and type(optimizer).__name__ in _NOT_ELEMENTWISE:
             raise ValueError(
                 f"parallel: ZeRO updates flat slices of the parameters, which {type(optimizer).__name__} cannot do; "
                 "fix: parallel=fsdp, or another optimizer"
@@ -93,27 +110,46 @@ class DeepSpeedEngine(Engine):
         self._engine, self._zero, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=self._config(max_grad_norm), dist_init_required=False
         )
-        self._optimizer: Optimizer = self._zero.optimizer  # DeepSpeed replaces an Adagrad
-        self._flats, self._fragments = self._stage3() if self._node.zero_stage == 3 else self._stage12()
         self._statistics = running_statistics(model)
+        if self._stage == 0:  # DeepSpeed only averages the gradients
+            self._optimizer: Optimizer = self._zero
+            self._parameters, self._max_grad_norm = [p for p in model.parameters() if p.requires_grad], max_grad_norm
+            return self._engine, self._optimizer
+        self._optimizer = self._zero.optimizer  # DeepSpeed replaces an Adagrad
+        self._flats, self._fragments = self._stage3() if self._stage == 3 else self._stage12()
         self._set_scale()
         return self._engine, self._optimizer
 
     def _config(self, max_grad_norm: float) -> dict[str, Any]:
-        return {
+        node = self._node
+        if self._given is None:
+            wanted: dict[str, Any] = {
+                "zero_optimization": {
+                    "stage": node.zero_stage,
+                    "reduce_bucket_size": node.reduce_bucket_size,
+                    "overlap_comm": node.overlap_comm,
+                    **{
+                        name: {"device": str(device), "pin_memory": self.device.type == "cuda", "nvme_path": path}
+                        for name, device, path in (
+                            ("offload_optimizer", node.offload_optimizer, node.nvme_path),
+                            ("offload_param", node.offload_param, node.nvme_path),
+                        )
+                        if device is not OffloadDevice.none
+                    },
+                }
+            }
+        else:
+            width = getattr(getattr(self._model, "config", None), "hidden_size", None)
+            wanted = deepspeed_json.passed_on(self._given, width)
+        # Small parameters, too, always come the way of the 16-bit gathers: kept ones differ in the first step.
+        wanted["zero_optimization"].setdefault("stage3_param_persistence_threshold", 0)
+        return wanted | {
             "train_micro_batch_size_per_gpu": 1,  # bookkeeping for its reports, which are off
             "gradient_accumulation_steps": 1,  # the loop weighs the micro-batches
             "gradient_clipping": max_grad_norm,
-            "zero_optimization": {
-                "stage": self._node.zero_stage,
-                "reduce_bucket_size": self._node.reduce_bucket_size,
-                "overlap_comm": self._node.overlap_comm,
-                # Small parameters, too, always come the way of the 16-bit gathers: kept ones differ in the first step.
-                "param_persistence_threshold": 0,
-            },
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
-            "torch_autocast": {"enabled": self._precision.bf16, "dtype": "bfloat16"},
+            "torch_autocast": {"enabled": self._precision.bf16 and self._stage > 0, "dtype": "bfloat16"},
         }
 
     def _stage12(self) -> tuple[dict[str, Tensor], list[_Fragment]]:
@@ -148,11 +184,15 @@ class DeepSpeedEngine(Engine):
         return _NOTHING
 
     def backward(self, loss: Tensor) -> None:
+        if self._stage == 0 and self._scaler is not None:
+            loss = self._scaler.scale(loss)
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, *, skip_nonfinite: bool = False) -> StepOutput:
         for buffer in self._statistics:
             dist.broadcast(buffer, 0)
+        if self._stage == 0:
+            return step(self._parameters, self._optimizer, self._scaler, self._max_grad_norm, skip_nonfinite)
         # ZeRO makes no update, and clears its buffers, whenever the norm is not finite.
         self._engine.step()
         skipped = bool(self._zero.overflow)
@@ -170,6 +210,8 @@ class DeepSpeedEngine(Engine):
             self._zero.override_loss_scale(self._scaler.get_scale())
 
     def state(self) -> EngineState:
+        if self._stage == 0:
+            return state(self._model, self._optimizer, self._scaler)
         shards: list[Shard] = []
         values: dict[str, dict[str, Any]] = {}
         for fragment in self._fragments:
@@ -191,7 +233,7 @@ class DeepSpeedEngine(Engine):
 
     def _whole_tensors(self) -> dict[str, Tensor]:
         """Buffers, and frozen parameters where those are not sharded."""
-        in_fragments = self._names.values() if self._node.zero_stage == 3 else self._flats.keys()
+        in_fragments = self._names.values() if self._stage == 3 else self._flats.keys()
         return {name: tensor for name, tensor in model_tensors(self._model).items() if name not in in_fragments}
 
     def _group_options(self) -> list[dict[str, Any]]:
@@ -202,8 +244,11 @@ class DeepSpeedEngine(Engine):
         ]
 
     def load_state(self, reader: ShardReader, meta: dict[str, Any], *, weights_only: bool = False) -> None:
+        if self._stage == 0:
+            load_state(self._model, self._optimizer, self._scaler, reader, meta, weights_only=weights_only)
+            return
         check_names(self._shapes, reader)
-        if self._node.zero_stage == 3:
+        if self._stage == 3:
             self._zero._partition_all_parameters()
         for fragment in self._fragments:
             piece = reader.read(f"model/{fragment.name}", fragment.start, fragment.numel)
@@ -251,7 +296,7 @@ class DeepSpeedEngine(Engine):
     def _refresh(self) -> None:
         """Bring what forward reads up to the partitions, as DeepSpeed does after an update."""
         zero = self._zero
-        if self._node.zero_stage < 3:
+        if self._stage < 3:
             zero.update_lp_params()
             return
         for group in range(len(zero.fp16_groups)):
@@ -260,7 +305,7 @@ class DeepSpeedEngine(Engine):
             zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
 
     def weights(self) -> dict[str, Tensor] | None:
-        if self._node.zero_stage < 3:
+        if self._stage < 3:
             return model_weights(self._model)
         import deepspeed
 

@@ -25,7 +25,7 @@ class StepOutput:
     grad_norm: Tensor
     """Global gradient norm before clipping: a scalar fp32 tensor on the engine's device, equal on all ranks."""
     skipped: bool = False
-    """True when no update was made (fp16's scaler found an overflow, or skip_nonfinite): the scheduler must not step."""
+    """True when no update was made (fp16's scaler found an overflow, or skip_nonfinite): the schedule must not step."""
 
 
 @dataclass(slots=True)

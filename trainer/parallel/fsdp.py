@@ -4,6 +4,7 @@ copies (HSDP) and tensor-parallel groups as well."""
 from __future__ import annotations
 
 import functools
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from ..shards import ShardReader
 
 _NOTHING = nullcontext()
+_CHATTY = ("torch.distributed.tensor._redistribute", "torch._logging._internal")
+"""Of collectives that a better network would spare."""
 
 
 class FSDPEngine(Engine):
@@ -51,6 +54,8 @@ class FSDPEngine(Engine):
         self._mesh = init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
         if self.sharing_data > 1:
             self._mesh["dp_shard", "tp"]._flatten()  # one sum for a norm, and not one per axis
+            for name in _CHATTY:
+                logging.getLogger(name).setLevel(logging.ERROR)
             # the output of a cut layer is a view, on which nobody works in place
             warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         self._offload = CPUOffloadPolicy(pin_memory=gpu) if node.cpu_offload else OffloadPolicy()

@@ -59,12 +59,11 @@ def _load_optimizer(model: nn.Module, optimizer: Optimizer, reader: ShardReader,
     keys = state_keys(reader)
     names = parameter_names(model, optimizer)
     parameters = _parameters(optimizer)
-    if not optimizer.state and _has_factors(parameters, names, keys, reader):
-        _materialise(optimizer, parameters)
-    elif any(
+    lacking = any(
         _lacks_template(optimizer.state.get(parameter, {}), keys.get(name, ()))
         for name, parameter in zip(names, parameters, strict=True)
-    ):
+    )
+    if lacking or (not optimizer.state and _has_factors(parameters, names, keys, reader)):
         _materialise(optimizer, parameters)
     entries: dict[int, dict[str, Any]] = {}
     for index, (name, parameter) in enumerate(zip(names, parameters, strict=True)):

@@ -14,7 +14,7 @@ Factor = Callable[[int], float]
 
 
 def set_rate(group: dict[str, Any], rate: float | Tensor) -> None:
-    """Set a param group's learning rate; in place where the optimizer keeps it as a tensor (a compiled step reads it)."""
+    """Set a param group's learning rate; in place where the optimizer keeps a tensor (a compiled step reads it)."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:

@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from ..problems import Problem
-from . import callbacks, cluster_checks, logging, model, optim_checks, parallel, scheduler, trackers, trade_checks
+from . import (
+    callbacks,
+    cluster_checks,
+    logging,
+    model,
+    optim_checks,
+    parallel,
+    parallel_checks,
+    scheduler,
+    trackers,
+    trade_checks,
+)
 from .checkpoint import SaveStrategy
 from .config import Config
 from .data import Digits
@@ -195,15 +206,10 @@ def precision(config: Config) -> Iterator[Problem]:
     if config.precision.bf16 and config.precision.fp16:
         what = "excludes precision.fp16=true"
         yield Problem(key="precision.bf16", value=True, what=what, fix="precision=bf16", related=("precision.fp16",))
-    if config.precision.fp16 and isinstance(config.parallel, parallel.DeepSpeed) and not _sees_gpu(config):
+    on_deepspeed = isinstance(config.parallel, parallel.DeepSpeed)
+    if config.precision.fp16 and on_deepspeed and not parallel_checks.sees_gpu(config):
         what = "is not supported by DeepSpeed on a CPU"
         yield Problem(key="precision.fp16", value=True, what=what, fix="precision=bf16", related=("parallel",))
-
-
-def _sees_gpu(config: Config) -> bool:
-    """Whether a GPU is there to be used, or asked for elsewhere, as far as one can tell without torch."""
-    asked = bool(getattr(config.cluster, "gpus_per_node", None))
-    return not config.run.use_cpu and (asked or any(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def schedule(config: Config) -> Iterator[Problem]:
@@ -381,5 +387,6 @@ RULES: tuple[Rule, ...] = (
     packages,
     *trade_checks.RULES,
     *optim_checks.RULES,
+    *parallel_checks.RULES,
     *cluster_checks.RULES,
 )

@@ -29,7 +29,9 @@ class Data:
     """Datasets (slots with a `_target_`) and the loader's settings."""
 
     train_dataset: Any = MISSING
-    """Map-style or iterable dataset; an item is a dict of tensors, numbers or lists, or an (input, target) tuple."""
+    """Map-style or iterable dataset; an item is a dict of tensors, numbers or lists, or an (input, target) tuple. An
+    iterable one without a length has whole epochs in the logs (HF: shares of max_steps), and its last update of a pass
+    takes the micro-batches that are left (HF carries their gradients into the next pass)."""
     eval_dataset: Any = None
     """Dataset for evaluation; required when evaluation.eval_strategy is not `no`. A mapping of names to datasets gives
     `eval_<name>_loss` and so on, all in one record (HF: a dict as eval_dataset, a record for each)."""

@@ -36,4 +36,6 @@ def spaces(config: Config) -> Iterator[Problem]:
                 if (value := getattr(node, leaf)) is not None:
                     space = f"{key}.trackio_space_id"
                     what = f"needs {space}"
-                    yield Problem(key=f"{key}.{leaf}", value=value, what=what, fix=f"{space}=user/name", related=(space,))
+                    yield Problem(
+                        key=f"{key}.{leaf}", value=value, what=what, fix=f"{space}=user/name", related=(space,)
+                    )

@@ -286,7 +286,7 @@ GROUP_FIELDS = {"optim": "optim", "lr_scheduler_kwargs": "scheduler", "paralleli
 
 REMARKS: dict[str, str] = {
     "lr_scheduler_kwargs": "are fields of `scheduler` under their own names, as scheduler.num_cycles=0.5",
-    "parallelism_config": "is the choice parallel=single|ddp|fsdp|zero1|zero2|zero3",
+    "parallelism_config": "is the choice parallel=ddp|fsdp|mesh|zero1|zero2|zero3, its sizes fields of mesh",
     "accelerator_config": "its fields have homes of their own: train.gradient_accumulation_steps, data.*",
     "overwrite_output_dir": "runs never overwrite each other; checkpoint.resume_from_checkpoint=auto goes on with one",
     "local_rank": "the rank comes from the environment (torchrun, or launch.nproc_per_node)",
@@ -313,6 +313,19 @@ REMARKS: dict[str, str] = {
     "adamw_hf": "is an optimizer: optim=adamw",
     "adamw_apex": "is an optimizer: optim=adamw_fused",
     "fused_adam": "is an optimizer: optim=adamw_fused",
+    "fp16_backend": "belonged to Apex; mixed precision is chosen by precision=bf16 or precision=fp16",
+    "use_ipex": "was removed from transformers in 5.0 and has no equivalent here",
+    "use_legacy_prediction_loop": "was removed from transformers in 5.0 and has no equivalent here",
+    "mp_parameters": "belongs to SageMaker's model parallelism, which has no equivalent here",
+    "sharded_ddp": "belonged to fairscale; parallel=fsdp and parallel=zero1|zero2|zero3 shard",
+    "dispatch_batches": "every rank reads its own batches",
+    "split_batches": "train.per_device_train_batch_size is one device's, always",
+    "_n_gpu": "one process drives one device: launch.nproc_per_node",
+    "sortish_sampler": "is data.train_sampling_strategy=group_by_length",
+    "predict_with_generate": "belongs to Seq2SeqTrainer, whose generation has no equivalent here",
+    "generation_max_length": "belongs to Seq2SeqTrainer, whose generation has no equivalent here",
+    "generation_num_beams": "belongs to Seq2SeqTrainer, whose generation has no equivalent here",
+    "generation_config": "belongs to Seq2SeqTrainer, whose generation has no equivalent here",
     "lion": "is an optimizer: optim=lion_32bit or optim=lion_8bit",
 }
 
@@ -326,14 +339,13 @@ class Answer:
 
 
 def home(name: str) -> str | None:
-    """The full key of a TrainingArguments name, or of an older or informal one; the schema may not have it yet."""
+    """The full key of a TrainingArguments name, or of an older or informal one."""
     return HOMES.get(name) or RENAMED.get(name)
 
 
 def answer(name: str, value: Any) -> Answer | None:
     """The answer to ``name=value`` where ``name`` is no key; None when the name means nothing to us."""
     from ..problems import show
-    from .tree import leaves
 
     if name in PARALLEL:
         return Answer(suggestion=PARALLEL[name], what="how a model is spread over the ranks is chosen by parallel=")
@@ -346,8 +358,6 @@ def answer(name: str, value: Any) -> Answer | None:
     full = home(name)
     if full is None:
         return None
-    if full not in leaves():
-        return Answer(what=f"will be {full}, which is not available yet in this version")
     return Answer(suggestion=f"{full}={show(value)}")
 
 

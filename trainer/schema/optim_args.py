@@ -14,8 +14,8 @@ BETAS = ("beta1", "beta2", "beta3")
 
 
 def parse(text: Any) -> dict[str, Any]:
-    """Arguments by name. Values of text become numbers, true, false, null or (nested) lists where they look so; commas in
-    brackets separate no items. Raises ValueError for what is neither text as `k=v,k2=v2` nor a mapping.
+    """Arguments by name. Values of text become numbers, true, false, null or (nested) lists where they look so; commas
+    in brackets separate no items. Raises ValueError for what is neither text as `k=v,k2=v2` nor a mapping.
     """
     if text is None or text == "":
         return {}

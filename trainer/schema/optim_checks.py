@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from ..problems import Problem
@@ -16,8 +15,10 @@ from . import optim_packages as packages
 from .config import Config
 from .optim_args import parse
 
-SHARDED = (optim.AdamW, optim.Adam, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adadelta, optim.ASGD, optim.Rprop)
-SHARDED += (optim.SGD, optim.Adagrad, optim.RMSprop)
+SHARDED = (
+    *(optim.AdamW, optim.Adam, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adadelta),
+    *(optim.ASGD, optim.Rprop, optim.SGD, optim.Adagrad, optim.RMSprop),
+)
 """Update each element by itself, with torch's own operations: parallel=fsdp and zero1-3 may hold any part of it."""
 
 WHOLE_MATRICES = (optim.Adafactor, optim.Muon)
@@ -41,7 +42,7 @@ def engines(config: Config) -> Iterator[Problem]:
 
 def arguments(config: Config) -> Iterator[Problem]:
     """optim_args can be read, and what it sets of our fields is of their types and bounds."""
-    from .checks import _bounds
+    from .checks import _bounds, optimizers
 
     node, key = config.optim, "optim.optim_args"
     if not isinstance(node, optim.Optim):
@@ -58,8 +59,10 @@ def arguments(config: Config) -> Iterator[Problem]:
             what, fix = f"{name} is not {_WORDS.get(declared[name].split(' |')[0], 'set here')}", f"optim.{name}=VALUE"
             yield Problem(key=key, value=f"{name}={value}", what=what, fix=fix)
             return
-    if any(own.values()):
-        yield from _bounds(replace(node, **own), "optim")
+    if own:
+        merged = replace(node, **own)
+        yield from _bounds(merged, "optim")
+        yield from optimizers(replace(config, optim=merged))
 
 
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "list[float]": "a list of numbers"}
@@ -90,10 +93,6 @@ def own_conditions(config: Config) -> Iterator[Problem]:
         yield Problem(key="optim.weight_decay", value=node.weight_decay, what=what, fix=fix)
     if isinstance(node, packages.Projected):
         yield from _target_modules(node.optim_target_modules)
-    if isinstance(node, packages.ApexAdam) and (
-        config.run.use_cpu or not any(Path("/dev").glob("nvidia[0-9]*"))
-    ):
-        yield Problem(key="optim", value="adamw_apex_fused", what="needs a GPU", fix="optim=adamw_fused")
 
 
 def _target_modules(wanted: Any) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ class TorchAO(AdamLike):
 
     _target_: str = "torchao.optim.AdamW8bit"
     block_size: int = number(256, minimum=1)
-    """Elements that share a scale; only sizes divisible by it are quantised (HF: 256, which optim_args cannot change)."""
+    """Elements that share a scale; only sizes divisible by it are quantised (HF: always 256)."""
     bf16_stochastic_round: bool = False
     """Round updates of bf16 weights at random."""
     amsgrad: bool = False
@@ -99,7 +99,8 @@ class BnbRMSprop(BitsAndBytes):
 @dataclass(kw_only=True, slots=True)
 class ScheduleFree(Optim):
     """schedulefree (Defazio et al. 2024): trains one set of weights and evaluates, saves and exports their average.
-    Goes with scheduler=constant. A checkpoint's model is the average; the training's weights are stored beside it."""
+    Goes with scheduler=constant or constant_with_warmup (HF: warms up in the optimizer as well). A checkpoint's model
+    is the average; the training's weights are stored beside it."""
 
     _target_: str = "schedulefree.SGDScheduleFree"
     r: float = number(0.0)
@@ -113,8 +114,6 @@ class ScheduleFreeSGD(ScheduleFree):
     """schedulefree.SGDScheduleFree. (HF: schedule_free_sgd)"""
 
     momentum: float = number(0.9, above=0, below=1)
-    warmup_steps: int = number(0, minimum=0)
-    """Steps of the optimizer's own linear warmup (HF: passes warmup_steps, to the scheduler as well)."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -131,8 +130,6 @@ class ScheduleFreeAdamW(AdamLike, ScheduleFree):
     """schedulefree.AdamWScheduleFree. (HF: schedule_free_adamw)"""
 
     _target_: str = "schedulefree.AdamWScheduleFree"
-    warmup_steps: int = number(0, minimum=0)
-    """Steps of the optimizer's own linear warmup (HF: passes warmup_steps, to the scheduler as well)."""
 
 
 class Projection(Choice):

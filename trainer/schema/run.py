@@ -18,7 +18,8 @@ class Run:
     project: str = "trainer"
     """Project handed to the trackers that group runs by project (HF: project)."""
     seed: int = number(42, minimum=0)
-    """Seeds model initialisation, data order and dropout (HF: seed)."""
+    """Seeds model initialisation, data order and dropout (HF: seed). Loaders and evaluations draw nothing from the
+    training's random state; in HF each pass over a loader does, so that evaluating changes the dropout masks."""
     full_determinism: bool = False
     """torch.use_deterministic_algorithms and cuBLAS's deterministic workspace (HF: full_determinism). Slower on GPUs."""
     debug: str = ""

@@ -95,7 +95,8 @@ class ClearML:
     name: str | None = "${run.run_name}"
     """Name of the task. CLEARML_TASK, where set, wins (HF's default: Trainer)."""
     mode: ClearMLMode | None = None
-    """offline: an archive on this machine, for `Task.import_offline_session`; None: CLEARML_OFFLINE_MODE, else online."""
+    """offline: an archive in ClearML's cache, for `Task.import_offline_session`; None: CLEARML_OFFLINE_MODE, else
+    online."""
     tags: list[str] = field(default_factory=list)
 
 
@@ -147,7 +148,7 @@ class SwanLab:
 
     _target_: str = "trainer.logging.swanlab.SwanLab"
     project: str = "${run.project}"
-    """SWANLAB_PROJECT, where set, wins."""
+    """SWANLAB_PROJECT_NAME, where set, wins (HF: SWANLAB_PROJECT, which SwanLab 0.8 cannot read)."""
     name: str | None = "${run.run_name}"
     workspace: str | None = None
     mode: SwanLabMode | None = None

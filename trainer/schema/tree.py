@@ -74,6 +74,16 @@ def _leaves() -> Iterator[tuple[str, type]]:
                     yield f"{prefix}.{f.name}", cls
 
 
+def options_with(key: str) -> str:
+    """In words, the options of a slot that have this key: `parallel=fsdp or mesh`; empty where none has."""
+    slot = slot_of(key)
+    if slot is None or slot.startswith(MULTI_SLOTS):
+        return ""
+    group, leaf = group_of(slot), key.removeprefix(f"{slot}.")
+    found = [name for name, cls in OPTIONS.get(group, {}).items() if leaf in {f.name for f in fields(cls)}]
+    return f"{slot}={' or '.join(found)}" if found else ""
+
+
 def allowed(hint: Any) -> str:
     """What a field of this type takes, in words: `a whole number or null`."""
     if get_origin(hint) in (Union, UnionType):
