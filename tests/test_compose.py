@@ -110,7 +110,10 @@ def test_config_dir_and_searchpath(compose: Compose, project: Callable[[str, str
         ("train.learning_rate=1", "did you mean optim.learning_rate=1"),
         ("optim.lr=1e-4", "did you mean optim.learning_rate=1e-4"),
         ("traim.max_steps=3", "did you mean train.max_steps=3"),
-        ("parallel.zero_stage=2", "is read by parallel=deepspeed, which is not the chosen option; allowed: ddp_backend"),
+        (
+            "parallel.zero_stage=2",
+            "is read by parallel=deepspeed, which is not the chosen option; allowed: ddp_backend",
+        ),
         ("optim=adamwx", "did you mean optim=adamw"),
         ("optim=adamw_torch_fused", "fix: optim=adamw_fused"),
         ("optim=[sgd]", "takes one option, not a list; fix: optim=sgd"),

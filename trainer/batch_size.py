@@ -39,8 +39,8 @@ def evaluation(config: Config) -> Iterator[None]:
         if config.train.auto_find_batch_size and is_out_of_memory(error):
             size = config.evaluation.per_device_eval_batch_size
             raise EvaluationDoesNotFit(
-                f"evaluation.per_device_eval_batch_size={size} does not fit, and train.auto_find_batch_size=true leaves "
-                "it as it is; fix: a smaller one"
+                f"evaluation.per_device_eval_batch_size={size} does not fit; train.auto_find_batch_size=true "
+                "leaves it as it is; fix: a smaller one"
             ) from error
         raise
 

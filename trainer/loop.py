@@ -209,7 +209,7 @@ class Loop:
         record = {"loss": loss, "grad_norm": None if norm is None else float(norm), "learning_rate": rate}
         if left_out := self.meter.left_out:
             record["nan_inf_count"], self.meter.left_out = left_out, 0
-            if not (self.nan_inf_filter and steps):
+            if not (self.nan_inf_filter and steps):  # without a step there is nothing to take a mean of
                 record["loss"] = math.nan
         record |= self.token_metrics()
         self.log(record)

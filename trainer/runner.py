@@ -6,8 +6,6 @@ import logging
 import math
 import shutil
 import time
-from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from . import batch_size, checkpoint, distributed, run_directory
-from .background import Background
 from .best import Best
 from .build import build, load
 from .compile import speed_up
@@ -24,25 +21,24 @@ from .data.loader import EvalData, TrainData
 from .data.plan import BatchPlan
 from .debug import watchers
 from .events import Callback, Events, build_reporters, describe
-from .export import export_weights
 from .hardware import device_name, repeat_exactly, this_device
 from .hub import Hub
-from .inference import Inference, weights_to_use
+from .inference import Inference
 from .interrupts import Interrupts
 from .intervals import Intervals
+from .keeping import Keeping
 from .logging.jsonl import MetricsFile
 from .loop import Loop
 from .memory import EmptyCache, measured, save_memory
 from .meter import Meter
 from .neftune import add_noise
 from .optim import averages, make_optimizer
-from .parallel.engine import Engine, Shard
-from .rng import capture_rng, restore_rng, seed_everything
+from .parallel.engine import Engine
+from .rng import seed_everything
 from .scheduler import make_scheduler
 from .schema import Config
 from .schema.callbacks import EarlyStopping
 from .schema.data import named_sets
-from .shards import CheckpointError
 from .state import Control, RunInfo, State
 from .task import Task, make_task
 from .task.task import TARGET_KEYS
@@ -94,7 +90,6 @@ class Session:
         self.config, self.directory = config, directory
         self.batch_size = batch_size or config.train.per_device_train_batch_size
         self.memory: dict[str, Any] = {}
-        self.checkpoints = directory / "checkpoints"
         self.state, self.control = State(), Control()
         self.best = Best.of(config.checkpoint, several=bool(named_sets(config.data.eval_dataset).keys() - {""}))
         self.metrics = MetricsFile(directory / "metrics.jsonl") if distributed.is_main() else None
@@ -135,8 +130,6 @@ class Session:
         )
         if train.auto_find_batch_size:
             distributed.keep_store()
-
-        self.background: Background[Path] | None = Background() if config.checkpoint.async_save else None
 
         together = self.engine.sharing_data
         world, rank = distributed.world_size() // together, distributed.rank() // together
@@ -187,10 +180,11 @@ class Session:
             save_on_signal=config.checkpoint.enable_jit_checkpoint,
             best=self.best,
             evaluate=self.evaluate,
-            save=self.save,
-            rollback=self.rollback,
+            save=lambda: self.keeping.save(),
+            rollback=lambda: self.keeping.rollback(),
             log=self.log,
         )
+        self.keeping = Keeping(config, directory, self.loop, self.metrics, self.batch_size)
         averages.train_weights(optimizer)
         # rank 0 goes on from the state the model's initialisation left, as one process would; the others differ,
         # so that dropout does
@@ -207,8 +201,8 @@ class Session:
             build_reporters(config.logging.reporters) if distributed.is_main() else {},
             timeout=config.logging.reporter_timeout,
         )
-        checkpoint.clean(self.checkpoints)
-        self.resume()
+        checkpoint.clean(self.keeping.root)
+        self.keeping.resume()
         self.first_step = state.step
         if distributed.is_main():
             manifest = run_directory.read(self.directory)
@@ -235,10 +229,11 @@ class Session:
         self.started = self.loop.started = time.perf_counter()
         with measured("train", self.engine.device, self.memory, skip=config.logging.skip_memory_metrics):
             status = self.loop.run()
-        self.finish_saving()
+        self.keeping.finish()
         if status == "completed":
             self.summarise()
-            self.export()
+            if self.keeping.export():
+                self.evaluated = None
             if hub:
                 hub.end(state)
             self.infer()
@@ -279,149 +274,7 @@ class Session:
         self.log(metrics)
         self.events.on_evaluate(self.state, self.control, metrics)
 
-    def save(self) -> None:
-        """A checkpoint of this step; then retention."""
-        with averages.average_weights(self.loop.optimizer):
-            self._save()
-
-    def _save(self) -> None:
-        config, state = self.config.checkpoint, self.state
-        engine_state = self.engine.state()
-        shards = engine_state.shards
-        if config.save_only_model:
-            shards = [shard for shard in shards if shard.name.startswith("model/")]
-        if state.best_step == state.step:
-            state.best_checkpoint = state.step
-        write = partial(
-            self._write,
-            state.step,
-            state={
-                "state": {name: getattr(state, name) for name in _KEPT},
-                "engine": {} if config.save_only_model else engine_state.meta,
-                "scheduler": deepcopy(self.scheduler.state_dict()),
-                "data": {
-                    "epoch": self.data.epoch,
-                    "step_in_epoch": self.data.step_in_epoch,
-                    "update_size": self.data.plan.update_size,
-                    "batch_size": self.batch_size,
-                },
-                "callbacks": deepcopy(self.events.state_dict()),
-                "only_model": config.save_only_model,
-            },
-            rank_state={"rng": capture_rng(), "meter": self.loop.meter.state_dict()},
-            protect=[state.step, *filter(None, [state.best_checkpoint])],
-        )
-        if self.background is None:
-            self.events.on_save(state, self.control, write(shards=shards))
-        else:
-            self.finish_saving()
-            copies = [replace(shard, data=shard.data.to("cpu", copy=True)) for shard in shards]
-            self.background.start(partial(write, shards=copies))
-
-    def _write(
-        self, step: int, *, shards: list[Shard], state: dict[str, Any], rank_state: dict[str, Any], protect: list[int]
-    ) -> Path:
-        path = checkpoint.save(self.checkpoints, step, shards=shards, state=state, rank_state=rank_state)
-        checkpoint.prune(self.checkpoints, self.config.checkpoint.save_total_limit, protect)
-        return path
-
-    def finish_saving(self) -> None:
-        """Wait for the checkpoint that is being written, if any, and tell the callbacks."""
-        path = self.background.wait() if self.background else None
-        if path is not None:
-            with averages.average_weights(self.loop.optimizer):
-                self.events.on_save(self.state, self.control, path)
-
-    def rollback(self) -> None:
-        """Back to the newest checkpoint; the data goes on after the batch that went wrong."""
-        cursor = self.data.epoch, self.data.step_in_epoch
-        self.finish_saving()
-        path, warnings = checkpoint.newest(self.checkpoints)
-        if path is None:
-            raise RuntimeError(
-                "train.nan_policy=rollback found no checkpoint yet; fix: a smaller checkpoint.save_steps"
-            )
-        self._warn(warnings)
-        self.load(path)
-        self.data.epoch, self.data.step_in_epoch = cursor
-
     # Before and after ------------------------------------------------------------------------------------------
-
-    def resume(self) -> None:
-        """Go on from where checkpoint.resume_from_checkpoint says; `auto` without a checkpoint starts afresh."""
-        wish = self.config.checkpoint.resume_from_checkpoint
-        if wish is None:
-            return
-        if not self.config.run.do_train:
-            self.load_weights(wish)
-            return
-        if wish == "auto":
-            path, warnings = checkpoint.newest(self.checkpoints)
-            self._warn(warnings)
-        else:
-            path = Path(wish)
-            checkpoint.verify(path)
-        if path is None:
-            if distributed.is_main():
-                logger.warning(
-                    "checkpoint.resume_from_checkpoint=auto: no checkpoint in %s: starting afresh", self.directory
-                )
-                if self.metrics:
-                    self.metrics.truncate(0)
-            return
-        self.load(path)
-        if self.config.checkpoint.ignore_data_skip:
-            self.data.step_in_epoch = 0
-        if distributed.is_main():
-            logger.info("resumed from %s", path)
-            run_directory.resumed(self.directory, step=self.state.step, checkpoint=str(path))
-
-    def load(self, path: Path) -> None:
-        """Everything back as it was at the end of the checkpoint's step."""
-        saved = checkpoint.load(path, verified=True)
-        kept = saved.state
-        if kept["only_model"]:
-            raise CheckpointError(
-                f"{path} was saved with checkpoint.save_only_model=true: it holds weights, nothing to go on from"
-            )
-        size, saved_size = self.data.plan.update_size, kept["data"]["update_size"]
-        if size != saved_size:
-            raise CheckpointError(
-                f"{path} was saved with {saved_size} samples per update, this run has {size}: its place in the data "
-                "has no meaning here; fix: the same per_device_train_batch_size x gradient_accumulation_steps x ranks"
-            )
-        self.engine.load_state(saved.reader, kept["engine"])
-        averages.train_weights(self.loop.optimizer)
-        self.restore(kept)
-        self.scheduler.load_state_dict(kept["scheduler"])
-        self.data.epoch, self.data.step_in_epoch = kept["data"]["epoch"], kept["data"]["step_in_epoch"]
-        if self.loop.tokens is not None:
-            self.loop.tokens.restore(self.state.num_input_tokens_seen)
-        if self.config.checkpoint.restore_callback_states_from_checkpoint:
-            self.events.load_state_dict(kept["callbacks"])
-        if saved.rank_state is not None:
-            restore_rng(saved.rank_state["rng"])
-            self.loop.meter.load_state_dict(saved.rank_state["meter"])
-        if self.metrics:
-            self.metrics.truncate(self.state.step)
-
-    def load_weights(self, wish: str) -> None:
-        """A checkpoint's weights, to evaluate or predict with, and the step they are of."""
-        path, warnings = weights_to_use(wish, self.checkpoints)
-        self._warn(warnings)
-        saved = checkpoint.load(path, verified=True)
-        self.engine.load_state(saved.reader, saved.state["engine"], weights_only=True)
-        averages.end_training(self.loop.optimizer, loaded=True)
-        self.restore(saved.state)
-        self.state.max_steps = self.state.step
-        if distributed.is_main():
-            logger.info("the weights of %s", path)
-
-    def restore(self, kept: dict[str, Any]) -> None:
-        """The state as a checkpoint has it; what an older version did not keep stays."""
-        for name in _KEPT:
-            setattr(self.state, name, kept["state"].get(name, getattr(self.state, name)))
-        self.evaluated = None
 
     def infer(self) -> None:
         """What run.do_eval and run.do_predict ask for, with the final weights."""
@@ -450,37 +303,10 @@ class Session:
             }
         )
 
-    def export(self) -> None:
-        """`model/`: the final weights, or with load_best_model_at_end those of the best evaluation that was saved."""
-        state, found = self.state, self.state.best_checkpoint
-        averages.end_training(self.loop.optimizer)
-        if self.config.checkpoint.load_best_model_at_end and state.best_step is not None:
-            path = self.checkpoints / f"checkpoint-{found}"
-            if found is not None and distributed.broadcast(path.is_dir()):
-                checkpoint.verify(path)
-                saved = checkpoint.load(path, verified=True)
-                self.engine.load_state(saved.reader, saved.state["engine"], weights_only=True)
-                if found != state.step:
-                    self.evaluated = None
-                if distributed.is_main():
-                    logger.info("model/ holds the weights of step %d; %s was best at step %d: %r",
-                                found, self.best.metric, state.best_step, state.best_metric)  # fmt: skip
-            elif distributed.is_main():
-                logger.warning("no checkpoint of the best step %d: model/ holds the last weights", state.best_step)
-        weights = self.engine.weights()
-        if weights is not None:
-            safetensors = self.config.checkpoint.save_safetensors
-            export_weights(self.loop.model, weights, self.directory / "model", safetensors=safetensors)
-        checkpoint.prune(
-            self.checkpoints,
-            self.config.checkpoint.save_total_limit,
-            [found] if found and self.config.checkpoint.load_best_model_at_end else [],
-        )
-
     def forget(self) -> None:
         """What a run leaves that is to start over with another batch size: nothing."""
         if distributed.is_main():
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            shutil.rmtree(self.keeping.root, ignore_errors=True)
             assert self.metrics is not None
             self.metrics.truncate(0)
 
@@ -503,15 +329,6 @@ class Session:
         if self.metrics:
             self.metrics.close()
         self.engine.close()
-
-    def _warn(self, warnings: list[str]) -> None:
-        if distributed.is_main():
-            for warning in warnings:
-                logger.warning(warning)
-
-
-_KEPT = ("step", "epoch", "best_metric", "best_step", "best_checkpoint", "num_input_tokens_seen")
-"""The fields of State that a checkpoint keeps; the others follow from the config."""
 
 
 def count(model: nn.Module) -> int:

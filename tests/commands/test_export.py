@@ -22,7 +22,12 @@ CONFIGS = {
     "optim_args": ["optim=rmsprop", "optim.optim_args='momentum=0.5,centered=true'"],
     "8 bits": ["optim=paged_adamw_8bit", "optim.adam_beta2=0.95"],
     "galore": ["optim=galore_adamw", "optim.rank=64", "optim.optim_target_modules=[attn,mlp]"],
-    "schedule-free": ["optim=schedule_free_adamw", "scheduler=constant", "optim.warmup_steps=7", "optim.r=1.0"],
+    "schedule-free": [
+        "optim=schedule_free_adamw",
+        "scheduler=constant_with_warmup",
+        "scheduler.warmup_steps=7",
+        "optim.r=1.0",
+    ],
     "a share of warmup": ["scheduler=cosine", "scheduler.warmup_ratio=0.06", "scheduler.num_cycles=1.5"],
     "an end of its own": ["scheduler=polynomial", "scheduler.learning_rate_end=1e-6", "scheduler.power=2"],
     "a plateau": ["scheduler=reduce_lr_on_plateau", "scheduler.factor=0.5", "checkpoint.greater_is_better=true"],
@@ -37,7 +42,7 @@ CONFIGS = {
         "parallel.nvme_path=/x",
     ],
     "wrapping": ["parallel=fsdp", "parallel.auto_wrap_policy=SIZE_BASED_WRAP", "parallel.min_num_params=1000"],
-    "greedy": ["scheduler=greedy", "scheduler.min_lr=1e-6", "checkpoint.metric_for_best_model=accuracy"],
+    "greedy": ["scheduler=greedy", "scheduler.min_lr=1e-6", "checkpoint.metric_for_best_model=perplexity"],
     "ddp": ["parallel.ddp_static_graph=true", "parallel.ddp_bucket_cap_mb=50", "parallel.ddp_timeout=60"],
     "trackers": ["logging=[console,tensorboard,wandb]", "run.project=x", "run.run_name=y"],
     "where Hugging Face's default is another": [

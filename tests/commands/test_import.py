@@ -104,6 +104,10 @@ CARRIED: list[tuple[dict[str, Any], dict[str, Any]]] = [
             "scheduler.decay_type": "one_minus_sqrt",
         },
     ),
+    (
+        {"optim": "schedule_free_sgd", "lr_scheduler_type": "constant", "warmup_steps": 9},
+        {"optim": "schedule_free_sgd", "scheduler": "constant_with_warmup", "scheduler.warmup_steps": 9},
+    ),
     ({"report_to": "none"}, {}),
     ({"report_to": "wandb"}, {"logging": ["console", "wandb"]}),
     (
@@ -258,6 +262,47 @@ def test_a_dump_says_no_more_than_what_was_set(tmp_path: Path) -> None:
         "checkpoint.enable_jit_checkpoint": False,
         "checkpoint.restore_callback_states_from_checkpoint": False,
     }
+
+
+OLD_DUMP = {
+    "output_dir": "out", "overwrite_output_dir": False, "do_train": False, "do_eval": True, "do_predict": False,
+    "evaluation_strategy": "epoch", "prediction_loss_only": False, "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 8, "per_gpu_train_batch_size": None, "per_gpu_eval_batch_size": None,
+    "learning_rate": 2e-5, "weight_decay": 0.01, "lr_scheduler_kwargs": {}, "warmup_ratio": 0.0, "warmup_steps": 0,
+    "log_level": "passive", "logging_dir": "out/runs/May01_10-00-00_host", "save_safetensors": True, "no_cuda": False,
+    "use_cpu": False, "use_mps_device": False, "jit_mode_eval": False, "use_ipex": False, "fp16_opt_level": "O1",
+    "fp16_backend": "auto", "half_precision_backend": "auto", "tf32": None, "local_rank": 0, "ddp_backend": None,
+    "tpu_num_cores": None, "tpu_metrics_debug": False, "debug": [], "past_index": -1, "run_name": "out", "fsdp": [],
+    "disable_tqdm": False, "fsdp_min_num_params": 0, "fsdp_transformer_layer_cls_to_wrap": None, "deepspeed": None,
+    "fsdp_config": {"min_num_params": 0, "xla": False, "xla_fsdp_v2": False, "xla_fsdp_grad_ckpt": False},
+    "accelerator_config": {
+        "split_batches": False, "dispatch_batches": None, "even_batches": True, "use_seedable_sampler": True,
+        "non_blocking": False, "gradient_accumulation_kwargs": None,
+    },
+    "optim": "adamw_torch", "optim_args": None, "adafactor": False, "group_by_length": False,
+    "report_to": ["tensorboard"], "hub_token": "<HUB_TOKEN>", "gradient_checkpointing": False,
+    "gradient_checkpointing_kwargs": None, "include_inputs_for_metrics": False, "push_to_hub_model_id": None,
+    "push_to_hub_organization": None, "push_to_hub_token": "<PUSH_TO_HUB_TOKEN>", "mp_parameters": "",
+    "auto_find_batch_size": False, "torchdynamo": None, "ray_scope": "last", "ddp_timeout": 1800,
+    "dispatch_batches": None, "split_batches": None, "include_tokens_per_second": False, "hub_always_push": False,
+    "include_num_input_tokens_seen": False, "neftune_noise_alpha": None, "eval_do_concat_batches": True, "_n_gpu": 1,
+    "ddp_find_unused_parameters": None, "ddp_bucket_cap_mb": None, "ddp_broadcast_buffers": None,
+}  # fmt: skip
+
+
+def test_a_dump_of_an_older_release() -> None:
+    assert imported(OLD_DUMP) == (
+        {
+            "optim": "adamw",
+            "logging": ["console", "tensorboard"],
+            "run.output_dir": "out",
+            "train.per_device_train_batch_size": 16,
+            "optim.learning_rate": 2e-5,
+            "optim.weight_decay": 0.01,
+            "evaluation.eval_strategy": "epoch",
+        },
+        [],
+    )
 
 
 SCRIPT = """

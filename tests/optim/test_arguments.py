@@ -46,7 +46,7 @@ def defaults(node: optim.Optim) -> dict[str, Any]:
 def test_arguments_reach_the_class_typed() -> None:
     assert defaults(optim.SGD(optim_args="momentum=0.9,nesterov=1"))["momentum"] == 0.9
     assert defaults(optim.AdamW(optim_args="beta1=0.5,eps=1e-3,capturable=false"))["betas"] == (0.5, 0.999)
-    assert defaults(optim.AdamW(adam_beta1=0.7, optim_args="betas=(0.1,0.2)"))["betas"] == [0.1, 0.2]
+    assert defaults(optim.AdamW(adam_beta1=0.7, optim_args="betas=(0.1,0.2)"))["betas"] == (0.1, 0.2)
     assert defaults(optim.AdamW(optim_args={"lr": 0.25}))["lr"] == 0.25
     with pytest.raises(ConfigError, match="takes no spice"):
         make_optimizer(optim.SGD(optim_args="spice=1"), nn.Linear(4, 4))
@@ -93,8 +93,12 @@ def lines(compose: Compose, *overrides: str) -> list[str]:
         (["optim=lomo"], "updates the weights inside backward"),
         (["optim=lion"], "fix: optim=lion_32bit"),
         (
-            ["scheduler=warmup_stable_decay", "scheduler.num_decay_steps=9", "train.max_steps=10"]
-            + ["scheduler.warmup_ratio=0.11"],
+            [
+                "scheduler=warmup_stable_decay",
+                "scheduler.num_decay_steps=9",
+                "scheduler.warmup_ratio=0.11",
+                "train.max_steps=10",
+            ],
             "and 2 steps of warmup are more than train.max_steps=10; fix: scheduler.num_decay_steps=8",
         ),
         (["scheduler=greedy", "optim.learning_rate=1e-4"], "scheduler.min_lr=0.001 (default): is above"),

@@ -11,8 +11,8 @@ from keyword import iskeyword
 VERBS = {
     "train": "one run, or with -m a sweep: the same as `python train.py`",
     "plan": "batches, steps, memory per GPU and disk of a config on any number of GPUs, without one",
-    "import": "another tool's configuration as an experiment: training-arguments FILE",
-    "export": "a composed config in another tool's words: training-arguments [OVERRIDES]",
+    "import": "another tool's configuration as an experiment: training-arguments, deepspeed or accelerate FILE",
+    "export": "a composed config in another tool's words: training-arguments, deepspeed or accelerate [OVERRIDES]",
 }
 """Verb -> what it does; the module of the same name has `main(argv) -> exit code`; import_.py is `import`."""
 

@@ -6,6 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import yaml
+
+from ..problems import ConfigError
+
+if TYPE_CHECKING:
+    from ..schema import Config
 
 WRONG = 2
 
@@ -24,19 +32,45 @@ def main(argv: Sequence[str]) -> int:
     kind.add_argument("--all", action="store_true", help="every field, defaults too")
     kind.add_argument("--config-name", "-cn", default=None, help="as for train.py")
     kind.add_argument("--config-dir", "-cd", default=None, help="as for train.py")
-    return _training_arguments(parser.parse_args(argv))
+    for name, words in (
+        ("deepspeed", "a DeepSpeed JSON, without 'auto'"),
+        ("accelerate", "a YAML for accelerate launch"),
+    ):
+        other = kinds.add_parser(name, help=words)
+        other.add_argument("overrides", nargs="*", metavar="OVERRIDES", help="as for train.py")
+        other.add_argument("--config-name", "-cn", default=None, help="as for train.py")
+        other.add_argument("--config-dir", "-cd", default=None, help="as for train.py")
+    return _export(parser.parse_args(argv))
 
 
-def _training_arguments(args: argparse.Namespace) -> int:
+def _export(args: argparse.Namespace) -> int:
     from ..compose import CONFIG_NAME, compose
-    from ..interchange.outgoing import Outgoing
 
     found = compose(args.overrides, config_name=args.config_name or CONFIG_NAME, config_dir=args.config_dir)
     if found.problems or found.config is None:
         print("\n".join(dict.fromkeys(map(str, found.problems))), file=sys.stderr)
         return WRONG
+    if args.kind != "training-arguments":
+        return _engine(args.kind, found.config)
+    from ..interchange.outgoing import Outgoing
+
     result = Outgoing(found.config, found.cfg)
     for remark in result.remarks:
         print(f"not exported: {remark}", file=sys.stderr)
     print(json.dumps(result.all() if args.all else result.values, indent=2))
+    return 0
+
+
+def _engine(kind: str, config: Config) -> int:
+    from ..interchange import accelerate, deepspeed
+
+    try:
+        content, remarks = (deepspeed if kind == "deepspeed" else accelerate).outgoing(config)
+    except ConfigError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return WRONG
+    for remark in remarks:
+        print(f"not exported: {remark}", file=sys.stderr)
+    text = json.dumps(content, indent=2) if kind == "deepspeed" else yaml.safe_dump(content).rstrip()
+    print(text)
     return 0

@@ -7,9 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..problems import ConfigError
 from ..yaml_files import shown
+
+if TYPE_CHECKING:
+    from ..interchange.incoming import Experiment
 
 WRONG = 2
 
@@ -31,12 +35,17 @@ def main(argv: Sequence[str]) -> int:
     kind.add_argument("-o", "--output", type=Path, metavar="conf/experiment/NAME.yaml", help="default: stdout")
     kind.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     kind.add_argument("--line", type=int, metavar="N", help="which of a script's calls, by its line")
+    for name, words in (("deepspeed", "a DeepSpeed JSON"), ("accelerate", "a YAML as `accelerate config` writes it")):
+        other = kinds.add_parser(name, help=words)
+        other.add_argument("file", type=Path, metavar="FILE")
+        other.add_argument("-o", "--output", type=Path, metavar="conf/experiment/NAME.yaml", help="default: stdout")
+        other.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     args = parser.parse_args(argv)
     if args.output is not None and args.output.exists() and not args.overwrite:
         print(f"{args.output}: is there already; --overwrite replaces it", file=sys.stderr)
         return WRONG
     try:
-        return _training_arguments(args)
+        return _training_arguments(args) if args.kind == "training-arguments" else _engine(args)
     except ConfigError as error:
         print("\n".join(error.lines()), file=sys.stderr)
         return WRONG
@@ -46,13 +55,28 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _training_arguments(args: argparse.Namespace) -> int:
-    from ..interchange import experiment, source
+    from ..interchange import source
     from ..interchange.incoming import translate
 
     given = source.read(args.file, args.line)
     result = translate(given.values)
-    text = experiment.to_yaml(result, f"Imported from {shown(args.file)}: TrainingArguments, in our words.")
-    for remark in [*given.remarks, *result.remarks]:
+    result.remarks[:0] = given.remarks
+    return _finish(args, result, "TrainingArguments")
+
+
+def _engine(args: argparse.Namespace) -> int:
+    from ..interchange import accelerate, deepspeed
+
+    if args.kind == "deepspeed":
+        return _finish(args, deepspeed.incoming(args.file), "DeepSpeed")
+    return _finish(args, accelerate.incoming(args.file), "Accelerate")
+
+
+def _finish(args: argparse.Namespace, result: Experiment, name: str) -> int:
+    from ..interchange import experiment
+
+    text = experiment.to_yaml(result, f"Imported from {shown(args.file)}: {name}, in our words.")
+    for remark in result.remarks:
         print(f"not carried as it is: {remark}", file=sys.stderr)
     if args.output is None:
         print(text, end="")

@@ -250,6 +250,9 @@ class Translation:
         if name not in options("scheduler"):
             self.remark("lr_scheduler_type", name, "is not among scheduler's options; linear instead")
             name = "linear"
+        warmup = self._warmup()
+        if name == "constant" and warmup and self.result.choices["optim"] in hf.WARMS_UP:
+            name = "constant_with_warmup"
         self.result.choices["scheduler"] = name
         cls = options("scheduler")[name][0]
         own = {f.name for f in fields(cls)} if cls else set()
@@ -268,23 +271,18 @@ class Translation:
                     self.remark(f"lr_scheduler_kwargs.{key}", value, what)
             elif (key, value) != ("verbose", False):
                 self.remark(f"lr_scheduler_kwargs.{key}", value, f"scheduler={name} takes none")
-        steps, ratio = self.take("warmup_steps"), self.left.pop("warmup_ratio", None)
-        warmup: dict[str, Any] = {}
-        if isinstance(steps, int | float) and steps >= 1:
-            warmup = {"warmup_steps": int(steps)}
-        elif steps or ratio:
-            warmup = {"warmup_ratio": steps or ratio}
         for key, value in warmup.items():
-            homes = [
-                f"{group}.{key}"
-                for group in ("scheduler", "optim")
-                if (kind := options(group)[str(self.result.choices[group])][0])
-                and key in {f.name for f in fields(kind)}
-            ]
-            for home in homes:
-                self.set(home, value)
-            if not homes:
+            if key in own:
+                self.set(f"scheduler.{key}", value)
+            else:
                 self.remark(key, value, f"is not used by scheduler={name}, by the Trainer either")
+
+    def _warmup(self) -> dict[str, Any]:
+        """Steps from 1 on, a ratio below; 4.x had a field for each, where steps won."""
+        steps, ratio = self.take("warmup_steps"), self.left.pop("warmup_ratio", None)
+        if isinstance(steps, int | float) and steps >= 1:
+            return {"warmup_steps": int(steps)}
+        return {"warmup_ratio": steps or ratio} if steps or ratio else {}
 
     def _parallel(self) -> None:
         file = given if isinstance(given := self.left.get("deepspeed"), str) and not given.startswith("{") else None

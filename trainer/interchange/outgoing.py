@@ -114,9 +114,6 @@ class Outgoing:
                     self.remark(f"optim.{name}", value, f"is the Trainer's default, which {word} does not use")
                 else:
                     self.values[name] = plain(value)
-            elif name == "warmup_steps":
-                if value:
-                    self.values["warmup_steps"] = value
             elif value == ours:
                 continue
             elif name == "optim_args":
@@ -147,18 +144,16 @@ class Outgoing:
                 "scheduler._target_", node.get("_target_"), "is an argument of the Trainer: Trainer(optimizers=)"
             )
             return
+        warmup = getattr(node, "warmup_steps", 0) or getattr(node, "warmup_ratio", 0)
+        if warmup:
+            self.values["warmup_steps"] = warmup
+        if name == "constant_with_warmup" and warmup and self._option(self.config.optim)[0] in hf.WARMS_UP:
+            name = "constant"
         self.put("lr_scheduler_type", name, "linear")
         theirs = {ours: word for word, ours in hf.SCHEDULER_KWARGS.items()}
         arguments = {}
         for key, value, ours in self._leaves("scheduler", node, type(node)):
-            if key in ("warmup_steps", "warmup_ratio"):
-                if value:
-                    if self.values.get("warmup_steps", value) != value:
-                        self.remark(
-                            "optim.warmup_steps", self.values["warmup_steps"], "the Trainer has one warmup for both"
-                        )
-                    self.values["warmup_steps"] = value
-            elif value != ours:
+            if key not in ("warmup_steps", "warmup_ratio") and value != ours:
                 arguments[theirs.get(key, key)] = "1-sqrt" if plain(value) == "one_minus_sqrt" else plain(value)
         saving = self.config.checkpoint
         if isinstance(node, scheduler.ReduceLROnPlateau | scheduler.Greedy) and greater(

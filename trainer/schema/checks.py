@@ -16,6 +16,7 @@ from ..problems import Problem
 from . import (
     callbacks,
     cluster_checks,
+    hub_checks,
     logging,
     model,
     optim_checks,
@@ -389,4 +390,5 @@ RULES: tuple[Rule, ...] = (
     *optim_checks.RULES,
     *parallel_checks.RULES,
     *cluster_checks.RULES,
+    *hub_checks.RULES,
 )

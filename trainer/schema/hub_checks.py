@@ -39,3 +39,6 @@ def spaces(config: Config) -> Iterator[Problem]:
                     yield Problem(
                         key=f"{key}.{leaf}", value=value, what=what, fix=f"{space}=user/name", related=(space,)
                     )
+
+
+RULES = (hub, spaces)

@@ -241,6 +241,9 @@ OPTIM_ARGS: dict[str, str] = {
 }
 """Fields of ours that the Trainer reads from optim_args, by the (beginning or middle of the) optimizer's name there."""
 
+WARMS_UP = ("schedule_free_adamw", "schedule_free_sgd")
+"""Optimizers that the Trainer hands warmup_steps, to warm up by themselves; here the scheduler does."""
+
 SCHEDULER_KWARGS = {"lr_end": "learning_rate_end"}
 """lr_scheduler_kwargs -> our fields, where the names differ."""
 

@@ -35,8 +35,8 @@ class Logging:
     """Log step 1 too (HF: logging_first_step)."""
     logging_nan_inf_filter: bool = True
     """What train.nan_policy=skip and rollback left out is counted in `nan_inf_count`; with true the logged loss is the
-    mean of the other updates, with false it is nan (HF: logging_nan_inf_filter, which puts the running mean in place of
-    a bad loss and tells nobody, and drops bad evaluation losses; here those stay)."""
+    mean of the other updates (nan without any), with false it is nan (HF: logging_nan_inf_filter, which puts the
+    running mean in place of a bad loss and tells nobody, and drops bad evaluation losses; here those stay)."""
     include_num_input_tokens_seen: TokenCount = TokenCount.no
     """Log `num_input_tokens_seen` and `train_tokens_per_second`, over all ranks (HF: include_num_input_tokens_seen).
     Counted are the elements of the model's main input; `non_padding` leaves out what attention_mask masks, or else what

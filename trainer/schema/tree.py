@@ -68,7 +68,9 @@ def _leaves() -> Iterator[tuple[str, type]]:
     for group, options in OPTIONS.items():
         for option, cls in options.items():
             prefix = {"reporters": f"logging.reporters.{option}", "callbacks": f"callbacks.{option}"}.get(group, group)
-            prefixes = ("data.train_dataset", "data.eval_dataset", "data.predict_dataset") if group == "data" else (prefix,)
+            prefixes = (
+                ("data.train_dataset", "data.eval_dataset", "data.predict_dataset") if group == "data" else (prefix,)
+            )
             for prefix in prefixes:
                 for f in fields(cls):
                     yield f"{prefix}.{f.name}", cls
