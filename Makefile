@@ -51,7 +51,7 @@ $(STAMP): requirements.lock pyproject.toml
 lock:
 	@set -e; dir=$$(mktemp -d); trap 'rm -rf $$dir' EXIT; \
 	python3 -m venv $$dir; \
-	$$dir/bin/pip install -qq $(PINS) '.[hf,optim,tensorboard,digits,mlflow,comet_ml,clearml,dvclive,codecarbon,dev]'; \
+	$$dir/bin/pip install -qq $(PINS) '.[hf,optim,tensorboard,digits,mlflow,comet_ml,clearml,dvclive,codecarbon,dev,slurm]'; \
 	{ echo "# Written by 'make lock'. CUDA's packages are pinned by torch itself."; \
 	  $$dir/bin/pip freeze --all --exclude pip --exclude hydra-trainer \
 	  | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(nvidia-[^m]|cuda|triton)'; } > $$dir/lock; \

@@ -281,3 +281,30 @@ def test_a_target_in_a_file(compose: Compose, project: Callable[[str, str], Path
     config = compose("experiment=null", "model=linear", "model.out_features=3").config
     assert config
     assert config.model["out_features"] == 3
+
+
+def test_an_option_of_the_users_own_needs_no_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compose: Compose
+) -> None:
+    for group, text in {
+        "model": "_target_: collections.OrderedDict\nwidth: 16\n",
+        "task": "_target_: torch.nn.MSELoss\n",
+        "optim": "_target_: torch.optim.NAdam\nlr: 0.1\n",
+        "scheduler": "_target_: torch.optim.lr_scheduler.StepLR\nstep_size: 3\n",
+        "data": "train_dataset:\n  _target_: collections.OrderedDict\n",
+    }.items():
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        (tmp_path / "conf" / group / "mine.yaml").write_text(text)
+    (tmp_path / "conf" / "experiment").mkdir()
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n"
+        + "".join(f"  - override /{group}: mine\n" for group in ("model", "task", "optim", "scheduler", "data"))
+        + "model:\n  depth: 2\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    composition = compose("experiment=mine", "model.width=8")
+    assert composition.problems == []
+    assert composition.config is not None
+    assert composition.config.model == {"_target_": "collections.OrderedDict", "width": 8, "depth": 2}
+    assert composition.config.optim == {"_target_": "torch.optim.NAdam", "lr": 0.1}
+    assert composition.config.data.train_dataset == {"_target_": "collections.OrderedDict"}

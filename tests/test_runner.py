@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +259,7 @@ def test_fp16_overflow_is_the_scalers_business(tmp_path: Path) -> None:
     skipped = [not math.isfinite(norm) for norm in norms]
     assert skipped[0]
     assert not all(skipped)
-    assert [after == before for before, after in zip(rates, rates[1:], strict=False)] == skipped[:-1]
+    assert [after == before for before, after in pairwise(rates)] == skipped[:-1]
 
 
 def test_the_best_weights_are_exported(tmp_path: Path) -> None:

@@ -276,7 +276,8 @@ class _Composer:
                     self._refuse(
                         "hydra.searchpath", Problem(key="hydra.searchpath", origin=file.name, what=what, fix=fix)
                     )
-                if file is not None and file.lines and package and package.split(".")[0] not in self.cfg:
+                # keys(): `in` denies a slot that is still `???`
+                if file is not None and file.lines and package and package.split(".")[0] not in self.cfg.keys():  # noqa: SIM118
                     what = f"its keys would go to {package}, which is no section"
                     fix = f"'# @package _global_' as the first line of {file.name}"
                     key = str(default.config_path)

@@ -10,7 +10,7 @@ from typing import Any
 PREEMPT = (signal.SIGTERM, signal.SIGUSR1)
 
 last: int | None = None
-"""The signal that came last, to this process or to ranks that it starts. Slurm's jobs are queued again after SIGUSR1."""
+"""The signal that came last, to this process or to ranks that it starts; Slurm requeues after SIGUSR1."""
 
 
 class Interrupts:

@@ -31,7 +31,7 @@ class State:
 
 @dataclass(kw_only=True, slots=True)
 class Control:
-    """What a callback may ask for at a step's end (HF: TrainerControl). The ranks agree on the union of their wishes."""
+    """What a callback may ask for at a step's end (HF: TrainerControl). The ranks agree on the union."""
 
     should_training_stop: bool = False
     should_log: bool = False

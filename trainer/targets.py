@@ -340,6 +340,8 @@ def _import(key: str, name: str) -> tuple[Any, Problem | None]:
 
 
 def _check_call(key: str, node: dict[str, Any], runtime: tuple[str, ...]) -> Iterator[Problem]:
+    if "_target_" not in node:  # told already: examine.without_target
+        return
     name = node["_target_"]
     found, problem = _import(f"{key}._target_", name)
     if problem is not None:

@@ -85,7 +85,7 @@ def causal_lm(kind: str, heads: int = 4) -> nn.Module:
 def transformers_model(kind: str, node: Any) -> list[tuple[float, float]]:
     engine = build(node, precision=Precision(), device=CPU)
     torch.manual_seed(0)
-    model, optimizer = engine.setup(causal_lm(kind), adamw, max_grad_norm=0.5)
+    model, _ = engine.setup(causal_lm(kind), adamw, max_grad_norm=0.5)
     generator, logged = torch.Generator().manual_seed(1), []
     for _ in range(4):
         tokens = torch.randint(0, 64, (4, 8), generator=generator)

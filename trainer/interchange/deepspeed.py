@@ -108,13 +108,13 @@ def _scheduler(section: Any, result: Experiment) -> None:
 
 def _zero(given: dict[str, Any], path: Path, result: Experiment) -> None:
     """One of our options where it says the same, else the file itself."""
-    zero, rest = dict(given.get("zero_optimization") or {}), passed_on(given, None)
+    rest = passed_on(given, None)
     others = {key: value for key, value in rest.items() if key not in (*IRRELEVANT, "zero_optimization")}
     settings: dict[str, Any] = {}
-    for key, value in zero.items():
+    for key, value in rest["zero_optimization"].items():
         if value == AUTO or key in ("stage", *IRRELEVANT) or USUAL.get(key, ...) == value:
             continue
-        if key in ("reduce_bucket_size", "overlap_comm"):
+        if key == "overlap_comm" or (key == "reduce_bucket_size" and value >= 1):
             settings[f"parallel.{key}"] = int(value) if key == "reduce_bucket_size" else value
         elif key in ("offload_optimizer", "offload_param") and set(value) <= {"device", "pin_memory", "nvme_path"}:
             if (device := value.get("device", "none")) != "none":

@@ -30,8 +30,8 @@ class Checkpoint:
     save_only_model: bool = False
     """Save weights only; such a checkpoint cannot be resumed from (HF: save_only_model)."""
     async_save: bool = False
-    """Write checkpoints in a thread: a step waits for the copy to the CPU's memory (one more copy of this rank's state),
-    not for the disk. One at a time; the next save, and the run's end, wait for it (torch: dcp.async_save)."""
+    """Write checkpoints in a thread: a step waits for the copy to the CPU's memory (this rank's state once more), not
+    for the disk. One at a time; the next save, and the run's end, wait for it (torch: dcp.async_save)."""
     load_best_model_at_end: bool = False
     """Export the best checkpoint's weights as `model/` (HF: load_best_model_at_end)."""
     metric_for_best_model: str | None = None

@@ -35,6 +35,16 @@ SCHEDULERS: dict[str, tuple[type, str]] = {
 """DeepSpeed's schedules -> the class and the option here."""
 
 
+_STAGE_3 = (
+    "prefetch_bucket_size", "param_persistence_threshold", "max_live_parameters", "max_reuse_distance",
+    "gather_16bit_weights_on_model_save",
+)  # fmt: skip
+_FULL = {name: f"stage3_{name}" for name in _STAGE_3} | {
+    "stage3_gather_fp16_weights_on_model_save": "stage3_gather_16bit_weights_on_model_save"
+}
+"""Names that DeepSpeed also takes without their prefix, or has renamed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conflict:
     """A key of the file that says something else than the config."""
@@ -118,7 +128,7 @@ def passed_on(given: dict[str, Any], hidden_size: int | None) -> dict[str, Any]:
     """What of a file reaches DeepSpeed: its own sections, and zero_optimization with 'auto' filled from the model's
     width as transformers does."""
     rest = {key: value for key, value in given.items() if key not in (*OURS, *ELSEWHERE)}
-    zero = dict(_part(given, "zero_optimization"))
+    zero = {_FULL.get(key, key): value for key, value in _part(given, "zero_optimization").items()}
     if hidden_size:
         filled = {
             "reduce_bucket_size": hidden_size**2,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 
-class Choice(str, Enum):
+class Choice(StrEnum):
     """A closed set of words. Members compare, print and serialise as their own name (OmegaConf 2.3 has no Literal)."""
-
-    def __str__(self) -> str:
-        return str(self.value)
 
 
 def number(

@@ -14,7 +14,8 @@ from .parallel import FSDP, DeepSpeed, Mesh, OffloadDevice, WrapPolicy
 
 def sees_gpu(config: Config) -> bool:
     """Whether a GPU is there to be used, as far as one can tell without torch."""
-    return not config.run.use_cpu and any(Path("/dev").glob("nvidia[0-9]*"))
+    asked = bool(getattr(config.cluster, "gpus_per_node", None))  # of machines elsewhere
+    return not config.run.use_cpu and (asked or any(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def mesh(config: Config) -> Iterator[Problem]:

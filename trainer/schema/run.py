@@ -12,7 +12,7 @@ class Run:
     """Identity, place and seed of a run."""
 
     output_dir: str = "outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}"
-    """Directory of the run (HF: output_dir). `hydra.run.dir` defaults to it. Never shared: a taken default gets a number."""
+    """Directory of the run (HF: output_dir). `hydra.run.dir` defaults to it. A taken default gets a number."""
     run_name: str | None = None
     """Name handed to the trackers (HF: run_name). Default: the last parts of the run's directory."""
     project: str = "trainer"
@@ -21,7 +21,7 @@ class Run:
     """Seeds model initialisation, data order and dropout (HF: seed). Loaders and evaluations draw nothing from the
     training's random state; in HF each pass over a loader does, so that evaluating changes the dropout masks."""
     full_determinism: bool = False
-    """torch.use_deterministic_algorithms and cuBLAS's deterministic workspace (HF: full_determinism). Slower on GPUs."""
+    """torch.use_deterministic_algorithms and cuBLAS's deterministic workspace (HF: full_determinism)."""
     debug: str = ""
     """Words, separated by spaces (HF: debug). `underflow_overflow`: the first nan or infinity in a module's weights,
     inputs or outputs ends the run, naming module and batch, with the largest and smallest numbers of the modules before

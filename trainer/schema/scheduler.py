@@ -1,4 +1,4 @@
-"""`scheduler`: Hugging Face's schedules. `m(t)` in the docstrings is the factor of the learning rate at step t (from 0);
+"""`scheduler`: Hugging Face's schedules. `m(t)` in the docstrings is the learning rate's factor at step t (from 0);
 `T` the number of steps, `w` the warmup steps, `p = (t - w) / max(1, T - w)`.
 """
 

@@ -46,6 +46,6 @@ class Train:
     auto_find_batch_size). The config keeps its number; the log and the manifest's `train_batch_size` say what fits. All
     ranks shrink together. A run that goes on from a checkpoint keeps that checkpoint's size."""
     nan_policy: NanPolicy = NanPolicy.abort
-    """When gradients are not finite: `abort` the run, `skip` the update, or `rollback` to the newest checkpoint and go on
-    after the bad batch. `abort` looks at every step on a CPU and at every log on a GPU (no synchronisation between);
+    """When gradients are not finite: `abort` the run, `skip` the update, or `rollback` to the newest checkpoint and go
+    on after the bad batch. `abort` looks at every step on a CPU and at every log on a GPU (no synchronisation between);
     the other two look at every step. fp16's scaler skips overflows itself; that is not counted as bad."""
