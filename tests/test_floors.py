@@ -23,8 +23,8 @@ FLOORS: list[set[str]] = [
 ]  # fmt: skip
 """The lowest floors by name; `floor` gives the others."""
 
-TOP = {"cli", "sweep", "commands", "__main__", "help"}
-FLOOR_4 = {"runner", "launch", "resume"}
+TOP = {"cli", "sweep", "cluster", "commands", "__main__", "help"}
+FLOOR_4 = {"runner", "keeping", "launch", "resume"}
 
 
 def floor(module: str) -> int:

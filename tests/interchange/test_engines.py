@@ -157,16 +157,30 @@ def test_what_is_no_deepspeed_file(content: str, what: str, tmp_path: Path) -> N
 
 
 ROUND: list[list[str]] = [
-    ["parallel=zero1"],
-    ["parallel=zero2_offload", "precision=bf16", "train.gradient_accumulation_steps=3", "launch.nproc_per_node=2"],
+    ["parallel=zero1", "optim=adamw"],
+    [
+        "parallel=zero2_offload",
+        "precision=bf16",
+        "train.gradient_accumulation_steps=3",
+        "launch.nproc_per_node=2",
+        "optim=adamw",
+    ],
     ["parallel=zero3_offload", "parallel.overlap_comm=true", "optim=adam", "optim.learning_rate=0.01"],
-    ["parallel=zero3", "train.max_steps=90", "scheduler=linear", "scheduler.warmup_steps=5", "train.max_grad_norm=0.1"],
+    [
+        "parallel=zero3",
+        "optim=adamw",
+        "train.max_steps=90",
+        "scheduler=linear",
+        "scheduler.warmup_steps=5",
+        "train.max_grad_norm=0.1",
+    ],
 ]
 
 
 def exported(capsys: pytest.CaptureFixture[str], kind: str, overrides: list[str]) -> Any:
     assert main(["export", kind, *overrides]) == 0, capsys.readouterr().err
-    return yaml.safe_load(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    return json.loads(out) if kind == "deepspeed" else yaml.safe_load(out)
 
 
 def again(result: Any) -> list[str]:

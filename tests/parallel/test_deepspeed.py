@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 from torch import nn, optim
 
+from tests.parallel.even import EvenRun
 from tests.parallel.traps import CPU, Logged, Run
 from tests.ranks import run_ranks
+from trainer import distributed
 from trainer.parallel.deepspeed import DeepSpeedEngine
-from trainer.schema.parallel import DeepSpeed
+from trainer.schema.parallel import DDP, DeepSpeed
 from trainer.schema.precision import Precision
 
 
@@ -48,3 +52,27 @@ def refused() -> str:
 
 def test_an_optimizer_that_needs_whole_matrices_is_refused() -> None:
     assert "Adafactor cannot do; fix: parallel=fsdp" in run_ranks(refused, world_size=1)[0]
+
+
+def file_of_ones_own(path: Path) -> tuple[dict[str, object], list[Logged], list[Logged]]:
+    node = DeepSpeed(ddp_timeout=60, config=str(path))
+    run = EvenRun(node)
+    reached = dict(run.engine._engine._config._param_dict)
+    logged = run.train(0, 4)
+    distributed.keep_store()
+    run.engine.close()
+    return reached, logged, EvenRun(DDP(ddp_timeout=60)).train(0, 4)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_file_of_ones_own_reaches_deepspeed_without_auto(stage: int, tmp_path: Path) -> None:
+    zero = {"stage": stage, "reduce_bucket_size": "auto", "contiguous_gradients": True, "overlap_comm": False}
+    zero |= {"stage3_max_live_parameters": 1e8, "prefetch_bucket_size": "auto"} if stage == 3 else {}
+    content = {"zero_optimization": zero, "bf16": {"enabled": "auto"}, "train_batch_size": "auto"}
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(content | {"steps_per_print": 7, "wall_clock_breakdown": False}))
+    for reached, logged, expected in run_ranks(file_of_ones_own, path, timeout=120):
+        assert '"auto"' not in json.dumps(reached)
+        assert reached["steps_per_print"] == 7
+        assert stage == 2 or reached["zero_optimization"]["stage3_max_live_parameters"] == 1e8  # type: ignore[index]
+        assert [out.loss for out in logged] == pytest.approx([out.loss for out in expected], abs=1e-5)

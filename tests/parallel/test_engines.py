@@ -86,6 +86,10 @@ def resume(engine: str, precision: Precision, directory: Path) -> dict[str, Any]
         ("zero1", 2, Precision(bf16=True)),
         ("zero2", 3, Precision()),
         ("zero3", 2, Precision(bf16=True)),
+        ("zero0", 3, Precision(bf16=True)),
+        ("zero2_offload", 2, Precision()),
+        ("zero3_offload", 2, Precision(bf16=True)),
+        ("hybrid", 2, Precision(fp16=True)),
     ],
 )
 def test_resume_is_exact(engine: str, world_size: int, precision: Precision, tmp_path: Path) -> None:
@@ -140,7 +144,7 @@ def poisoned(engine: str, precision: Precision) -> list[tuple[bool, bool]]:
     return [(out.skipped, torch.isfinite(torch.tensor(out.grad_norm)).item()) for out in logged]
 
 
-@pytest.mark.parametrize("engine", ["ddp", *SHARDED])
+@pytest.mark.parametrize("engine", ["ddp", "zero0", "hybrid", *SHARDED])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_one_ranks_infinity_is_skipped_by_all(engine: str, precision: str) -> None:
     if precision == "fp16" and engine.startswith("zero"):

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from trainer import distributed, shards
 from trainer.build import build
 from trainer.parallel.engine import Engine, MakeOptimizer
-from trainer.schema.parallel import DDP, FSDP, DeepSpeed, Single
+from trainer.schema.parallel import DDP, FSDP, DeepSpeed, Mesh, OffloadDevice, Single
 from trainer.schema.precision import Precision
 
 CPU = torch.device("cpu")
@@ -26,6 +26,11 @@ ENGINES: dict[str, Any] = {
     "zero1": DeepSpeed(ddp_timeout=60, zero_stage=1),
     "zero2": DeepSpeed(ddp_timeout=60, zero_stage=2),
     "zero3": DeepSpeed(ddp_timeout=60, zero_stage=3),
+    "zero2_offload": DeepSpeed(ddp_timeout=60, zero_stage=2, offload_optimizer=OffloadDevice.cpu),
+    "zero3_offload": DeepSpeed(
+        ddp_timeout=60, zero_stage=3, offload_optimizer=OffloadDevice.cpu, offload_param=OffloadDevice.cpu
+    ),
+    "hybrid": Mesh(ddp_timeout=60, dp_replicate_size=2),
 }
 
 

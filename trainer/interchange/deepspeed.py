@@ -190,7 +190,7 @@ def _exported_scheduler(config: Config) -> dict[str, Any] | None:
     node, steps = config.scheduler, config.train.max_steps
     kind = next((name for name, (cls, _) in SCHEDULERS.items() if type(node) is cls), None)
     rate = getattr(config.optim, "learning_rate", None)
-    if kind is None or rate is None or getattr(node, "warmup_ratio", 0) or (kind != "WarmupLR" and steps < 1):
+    if kind is None or rate is None or node.warmup_ratio or (kind != "WarmupLR" and steps < 1):
         return None
     if kind == "WarmupCosineLR":
         if node.num_cycles != 0.5:

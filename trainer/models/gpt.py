@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -66,6 +68,9 @@ def deviation(node: schema.GPT) -> float:
 
 class GPT(nn.Module):
     """Token ids (B, T) to logits (B, T, vocab_size) of the next token. Learned positions, pre-norm, untied head."""
+
+    tp_plan: ClassVar[dict[str, str]] = {"blocks.*.mlp_in": "colwise", "blocks.*.mlp_out": "rowwise"}
+    """Queries, keys and values are one product, whose rows no range of which makes up heads: attention stays whole."""
 
     def __init__(self, node: schema.GPT) -> None:
         if node.n_embd % node.n_head:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, _redistribute
+from torch.distributed.tensor import DTensor, _redistribute, debug
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ..shards import ShardReader
 
 _NOTHING = nullcontext()
-_CHATTY = ("torch.distributed.tensor._redistribute", "torch._logging._internal")
+_CHATTY = ("torch.distributed.tensor._redistribute", "torch.distributed.tensor._collective_utils")
 """Of collectives that a better network would spare."""
 
 
@@ -156,6 +156,7 @@ class FSDPEngine(Engine):
     def close(self) -> None:
         # Plans name process groups, and would outlive them: an equal mesh of a later engine has others.
         _redistribute._gen_transform_infos.cache_clear()
+        debug._clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
         distributed.close()
 
     def _reshard(self) -> None:

@@ -24,7 +24,7 @@ class _SharedByHeads(ParallelStyle):
         def leave(_: nn.Module, output: Any, __: DeviceMesh) -> Any:
             return output.to_local()
 
-        return distribute_module(module, device_mesh, None, enter, leave)  # type: ignore[arg-type]
+        return distribute_module(module, device_mesh, None, enter, leave)
 
 
 def style(word: str) -> ParallelStyle | None:
@@ -52,7 +52,8 @@ def plan_of(model: nn.Module, plan: dict[str, str] | None) -> dict[str, str]:
             "blocks.*.down:rowwise} with its own module names"
         )
     names = [name for name, _ in model.named_modules()]
-    found, problems = {}, []
+    found: dict[str, str] = {}
+    problems = []
     for pattern, word in wanted.items():
         matches = [name for name in names if re.fullmatch(re.escape(pattern).replace(r"\*", r"[^.]+"), name)]
         if style(word) is None:

@@ -90,6 +90,6 @@ OPTIONS: dict[str, dict[str, type]] = {
         "azure_ml": trackers.AzureML,
     },
     "callbacks": {"early_stopping": callbacks.EarlyStopping},
-    "cluster": {"slurm": cluster.Slurm},
+    "cluster": {"slurm": cluster.Slurm, "ray": cluster.Ray},
 }
 """Typed options, stored in Hydra as /schema/<group>/<name>; conf/<group>/*.yaml name them in their defaults."""

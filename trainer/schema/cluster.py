@@ -45,3 +45,18 @@ class Slurm:
     """Trials of a sweep that may run at the same time (submitit: array_parallelism)."""
     additional_parameters: dict[str, Any] = field(default_factory=dict)
     """Any other option of sbatch, by its name: {nice: 100, exclusive: true} (submitit: additional_parameters)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Ray:
+    """A job of a Ray cluster that is there already, submitted by its job API. Its machines share this file system."""
+
+    _target_: str = "trainer.cluster.ray.RayCluster"
+    address: str | None = None
+    """The dashboard, http://HOST:8265. None: the environment's RAY_API_SERVER_ADDRESS, else this machine's."""
+    entrypoint_num_cpus: float | None = number(None, minimum=0)
+    """CPU cores that the job holds (ray: entrypoint_num_cpus). None: Ray reserves none."""
+    entrypoint_num_gpus: float | None = number(None, minimum=0)
+    """GPUs that the job holds, all on one machine (ray: entrypoint_num_gpus). None: none."""
+    runtime_env: dict[str, Any] = field(default_factory=dict)
+    """What Ray prepares for the job, such as {env_vars: {A: b}} (ray: runtime_env)."""

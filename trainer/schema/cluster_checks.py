@@ -40,9 +40,18 @@ def gpus(config: Config) -> Iterator[Problem]:
 
 def package(config: Config) -> Iterator[Problem]:
     """What submits is installed."""
-    if isinstance(config.cluster, cluster.Slurm) and find_spec("submitit") is None:
-        what, fix = "needs the package submitit, which is not installed", "pip install submitit"
+    needed = {cluster.Slurm: ("submitit", "submitit"), cluster.Ray: ("ray", "'ray[default]'")}
+    module, name = needed.get(type(config.cluster), (None, ""))
+    if module is not None and find_spec(module) is None:
+        what, fix = f"needs the package {module}, which is not installed", f"pip install {name}"
         yield Problem(key="cluster", what=what, fix=fix)
 
 
-RULES = (machines, gpus, package)
+def one_machine(config: Config) -> Iterator[Problem]:
+    """A Ray job is one process and the ranks that it starts."""
+    if isinstance(config.cluster, cluster.Ray) and config.launch.nnodes > 1:
+        what, fix = "a Ray job has one machine", "launch.nnodes=1 (or cluster=slurm)"
+        yield Problem(key="launch.nnodes", value=config.launch.nnodes, what=what, fix=fix, related=("cluster",))
+
+
+RULES = (machines, gpus, package, one_machine)
