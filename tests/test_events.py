@@ -224,8 +224,8 @@ def test_a_reporter_that_cannot_start_stops_the_run_and_closes_the_others(run: R
 
 
 def test_a_reporter_that_cannot_be_built_is_named() -> None:
-    with pytest.raises(ReporterError, match=r"logging.reporters.bad cannot start: .*division by zero"):
-        build_reporters({"bad": {"_target_": "operator.truediv", "_args_": [1, 0]}})
+    with pytest.raises(ReporterError, match=r"logging.reporters.bad cannot start: ZeroDivisionError"):
+        build_reporters({"bad": {"_target_": "fractions.Fraction", "_args_": [1, 0]}})
     with pytest.raises(ReporterError, match=r"Fraction is not a trainer.events.Reporter"):
         build_reporters({"bad": {"_target_": "fractions.Fraction"}})
 

@@ -20,7 +20,7 @@ NEEDS = {
 }
 """What an option cannot do without."""
 
-REFUSED = {"parallel/fsdp_offload": "needs a GPU", "parallel/zero_infinity": "no checkpoint could be made"}
+REFUSED = {"parallel/fsdp_offload": "needs a GPU"}
 """What does not run on every machine, or not yet."""
 
 OPTIONAL = {"data.predict_dataset", "cluster"}

@@ -42,7 +42,11 @@ CASES: list[tuple[list[str], str, str]] = [
         "needs parallel.zero_stage 1 or more",
         "parallel.zero_stage=2",
     ),
-    (["parallel=zero_infinity"], "no checkpoint could be made", "parallel=zero3_offload"),
+    (
+        ["parallel=zero3", "parallel.offload_param=nvme", "parallel.nvme_path=/fast"],
+        "no checkpoint could be made",
+        "parallel=zero3_offload",
+    ),
     (["parallel=zero2", "parallel.nvme_path=/fast"], "is only read with parallel.offload_param=nvme", "parallel=zero1"),
 ]
 
