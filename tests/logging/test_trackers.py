@@ -255,4 +255,4 @@ def test_without_a_credential_the_run_does_not_start_and_says_what_is_missing(na
 
 def test_every_tracker_has_a_pip_line() -> None:
     nodes = [value for value in vars(trackers).values() if isinstance(value, type) and hasattr(value, "_target_")]
-    assert len([node for node in nodes if node in PACKAGES]) == len(nodes) == 11
+    assert len([node for node in nodes if node.__name__ in PACKAGES]) == len(nodes) == 11

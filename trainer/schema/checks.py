@@ -17,13 +17,11 @@ from . import (
     callbacks,
     cluster_checks,
     hub_checks,
-    logging,
     model,
     optim_checks,
     parallel,
     parallel_checks,
     scheduler,
-    trackers,
     trade_checks,
 )
 from .checkpoint import SaveStrategy
@@ -336,25 +334,26 @@ def resume(config: Config) -> Iterator[Problem]:
         )
 
 
-PACKAGES: dict[type, tuple[str, str]] = {
-    parallel.DeepSpeed: ("deepspeed", "deepspeed"),
-    logging.Wandb: ("wandb", "wandb"),
-    logging.TensorBoard: ("tensorboard", "tensorboard"),
-    trackers.MLflow: ("mlflow", "mlflow"),
-    trackers.Trackio: ("trackio", "trackio"),
-    trackers.Comet: ("comet_ml", "comet_ml"),
-    trackers.ClearML: ("clearml", "clearml"),
-    trackers.DVCLive: ("dvclive", "dvclive"),
-    trackers.CodeCarbon: ("codecarbon", "codecarbon"),
-    trackers.Neptune: ("neptune", "neptune"),
-    trackers.SwanLab: ("swanlab", "swanlab"),
-    trackers.Aim: ("aim", "aim"),
-    trackers.Flyte: ("flytekit", "flytekit"),
-    trackers.AzureML: ("azureml", "azureml-core"),
-    model.HFCausalLM: ("transformers", "transformers"),
-    Digits: ("sklearn", "scikit-learn"),
+PACKAGES: dict[str, tuple[str, str]] = {
+    "DeepSpeed": ("deepspeed", "deepspeed"),
+    "Wandb": ("wandb", "wandb"),
+    "TensorBoard": ("tensorboard", "tensorboard"),
+    "MLflow": ("mlflow", "mlflow"),
+    "Trackio": ("trackio", "trackio"),
+    "Comet": ("comet_ml", "comet_ml"),
+    "ClearML": ("clearml", "clearml"),
+    "DVCLive": ("dvclive", "dvclive"),
+    "CodeCarbon": ("codecarbon", "codecarbon"),
+    "Neptune": ("neptune", "neptune"),
+    "SwanLab": ("swanlab", "swanlab"),
+    "Aim": ("aim", "aim"),
+    "Flyte": ("flytekit", "flytekit"),
+    "AzureML": ("azureml", "azureml-core"),
+    "HFCausalLM": ("transformers", "transformers"),
+    "Digits": ("sklearn", "scikit-learn"),
 }
-"""Options that need a package beyond the core: (module, name to install)."""
+"""Options that need a package beyond the core, by class: (module, name to install). By name, since to import all of
+them takes long."""
 
 
 def packages(config: Config) -> Iterator[Problem]:
@@ -362,7 +361,7 @@ def packages(config: Config) -> Iterator[Problem]:
     nodes = {"model": config.model, "parallel": config.parallel, "data.train_dataset": config.data.train_dataset}
     nodes |= {f"logging.reporters.{name}": node for name, node in config.logging.reporters.items()}
     for key, node in nodes.items():
-        module, name = PACKAGES.get(type(node), (None, ""))
+        module, name = PACKAGES.get(type(node).__name__, (None, ""))
         if module is not None and find_spec(module) is None:
             yield Problem(key=key, what=f"needs the package {name}, which is not installed", fix=f"pip install {name}")
 

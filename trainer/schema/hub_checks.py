@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from ..problems import Problem
 from .config import Config
 from .hub import Hub
-from .trackers import Trackio
 
 
 def hub(config: Config) -> Iterator[Problem]:
@@ -30,7 +29,7 @@ def hub(config: Config) -> Iterator[Problem]:
 def spaces(config: Config) -> Iterator[Problem]:
     """A Trackio Space's bucket and frozen copy belong to a Space."""
     for name, node in config.logging.reporters.items():
-        if isinstance(node, Trackio) and not node.trackio_space_id:
+        if type(node).__name__ == "Trackio" and not node.trackio_space_id:
             key = f"logging.reporters.{name}"
             for leaf in ("trackio_bucket_id", "trackio_static_space_id"):
                 if (value := getattr(node, leaf)) is not None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ..problems import Problem
 from . import optim, parallel, scheduler
-from . import optim_packages as packages
 from .config import Config
 from .optim_args import parse
 
@@ -82,17 +81,26 @@ def fits(value: Any, declared: str) -> bool:
 def own_conditions(config: Config) -> Iterator[Problem]:
     """What the packages' classes would say only when built."""
     node = config.optim
+    if isinstance(node, optim.Rprop) and node.weight_decay:
+        what, fix = "is not taken by Rprop", "optim.weight_decay=0"
+        yield Problem(key="optim.weight_decay", value=node.weight_decay, what=what, fix=fix)
+    if not _from_a_package(node):
+        return
+    from . import optim_packages as packages
+
     if isinstance(node, packages.BitsAndBytes) and node.optim_bits not in (8, 32):
         what, fix = "there is no such width", "optim.optim_bits=8"
         yield Problem(key="optim.optim_bits", value=node.optim_bits, what=what, allowed="8, 32", fix=fix)
     if isinstance(node, packages.ApolloAdamW) and node.proj_type is packages.Projection.full:
         what, fix = "is not offered by apollo-torch", "optim.proj_type=std"
         yield Problem(key="optim.proj_type", value="full", what=what, allowed="std, reverse_std, right, left", fix=fix)
-    if isinstance(node, optim.Rprop) and node.weight_decay:
-        what, fix = "is not taken by Rprop", "optim.weight_decay=0"
-        yield Problem(key="optim.weight_decay", value=node.weight_decay, what=what, fix=fix)
     if isinstance(node, packages.Projected):
         yield from _target_modules(node.optim_target_modules)
+
+
+def _from_a_package(node: Any) -> bool:
+    """Whether the node's class is one of optim_packages, which takes 10 ms to import."""
+    return type(node).__module__.endswith(".optim_packages")
 
 
 def _target_modules(wanted: Any) -> Iterator[Problem]:
@@ -111,6 +119,10 @@ def _target_modules(wanted: Any) -> Iterator[Problem]:
 
 def needed_package(config: Config) -> Iterator[Problem]:
     """The optimizer's package is installed (found, not imported)."""
+    if not _from_a_package(config.optim):
+        return
+    from . import optim_packages as packages
+
     for cls, (module, cure) in packages.PACKAGES.items():
         if isinstance(config.optim, cls) and find_spec(module) is None:
             yield Problem(key="optim", what=f"needs the package {module}, which is not installed", fix=cure)
