@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from trainer.calls import check_calls
 from trainer.compose import Composition
-from trainer.targets import check_calls
 
 Compose = Callable[..., Composition]
 

@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {
         "build", "state", "events", "distributed", "compose", "config_sources", "assign", "origins", "hydra_settings",
         "choices", "examine",
-        "yaml_files", "targets", "durable", "exact_json", "failpoints", "rng", "run_directory", "devices",
+        "yaml_files", "targets", "calls", "durable", "exact_json", "failpoints", "rng", "run_directory", "devices",
     },
 ]  # fmt: skip
 """The lowest floors by name; `floor` gives the others."""

@@ -12,8 +12,9 @@ import pytest
 from torch import nn
 
 from trainer.build import build, load
+from trainer.calls import check_calls
 from trainer.compose import Composition
-from trainer.targets import check_calls, locate, refusal
+from trainer.targets import locate, refusal
 
 Compose = Callable[..., Composition]
 

@@ -180,7 +180,7 @@ def checked(composition: Composition) -> Config:
     Raises:
         ConfigError: with every problem.
     """
-    from .targets import check_calls
+    from .calls import check_calls
 
     problems: list[Problem] = composition.problems
     if composition.config is not None:

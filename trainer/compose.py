@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from . import config_sources, hydra_settings, targets
+from . import calls, config_sources, hydra_settings
 from .assign import Assigner
 from .choices import wrong_choice
 from .config_sources import FileResult, Repository
@@ -158,7 +158,7 @@ class _Composer:
         self.problems += without_target(self.cfg, self.repo)
         config = self._convert()
         if config is not None:
-            for problem in [*checks.check(config), *targets.check_names(config)]:
+            for problem in [*checks.check(config), *calls.check_names(config)]:
                 if not any(_within(key, wrong) for key in (problem.key, *problem.related) for wrong in self.wrong):
                     self.problems.append(problem)
         return Composition(self.cfg, config, self.origins, self.origins.fill(self.problems))

@@ -177,7 +177,7 @@ REMARKED: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"hub_token": "hf_secret"}, {}, ["hub_token: a secret belongs in no file"]),
     ({"report_to": ["dagshub", "wandb"]}, {"logging": ["console", "wandb"]}, ["report_to=dagshub: is not among"]),
     ({"logging_dir": "tb"}, {}, ["logging_dir=tb: is read by tensorboard alone"]),
-    ({"train_sampling_strategy": "batch_rebalance"}, {}, ["train_sampling_strategy=batch_rebalance: is not offered"]),
+    ({"train_sampling_strategy": "batch_rebalance"}, {"data.train_sampling_strategy": "batch_rebalance"}, []),
     ({"log_level_replica": "passive"}, {}, ["log_level_replica=passive: is not offered"]),
     ({"ddp_backend": "hccl"}, {}, ["ddp_backend=hccl: is not offered"]),
     ({"do_train": False}, {}, ["do_train=false: the Trainer never reads it"]),

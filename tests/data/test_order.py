@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import chain, combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests import jobs
 from tests.jobs import make_config
 from tests.test_resume import KILLED, assert_same, killed_at
 from trainer.data.loader import TrainData
-from trainer.data.order import Order, grouped
+from trainer.data.order import Order, balanced, grouped
 from trainer.data.plan import BatchPlan, epoch_order
 from trainer.schema.data import Data, SamplingStrategy
 from trainer.schema.evaluation import Evaluation
@@ -60,6 +61,7 @@ def node(strategy: SamplingStrategy, **options: Any) -> Data:
 
 
 GROUPED = node(SamplingStrategy.group_by_length)
+BALANCED = node(SamplingStrategy.batch_rebalance)
 
 
 def test_sequential_and_random() -> None:
@@ -108,10 +110,48 @@ def test_it_reduces_padding() -> None:
     assert padding(GROUPED, plan)[0] < 0.6 * random_
 
 
-def test_the_updates_are_the_same_at_any_world_size() -> None:
-    whole = padding(GROUPED, BatchPlan(4, 3, 1, 0))[1]
-    parts = [padding(GROUPED, BatchPlan(4, 1, 3, rank))[1] for rank in range(3)]
+@pytest.mark.parametrize("data", [GROUPED, BALANCED])
+def test_the_updates_are_the_same_at_any_world_size(data: Data) -> None:
+    whole = padding(data, BatchPlan(4, 3, 1, 0))[1]
+    parts = [padding(data, BatchPlan(4, 1, 3, rank))[1] for rank in range(3)]
     assert [set.union(*update) for update in zip(*parts, strict=True)] == whole
+
+
+def costliest(lengths: list[int], groups: list[list[int]]) -> float:
+    longest = [(len(group), max(lengths[i] for i in group)) for group in groups]
+    return max(count * (length + 0.001 * length**2) for count, length in longest)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_other_cut_has_a_cheaper_costliest_group(seed: int) -> None:
+    draw = random.Random(seed)
+    lengths = [draw.randint(1, 3000) for _ in range(draw.randint(4, 11))]
+    groups = balanced(lengths, 4)
+    assert sorted(chain(*groups)) == list(range(len(lengths)))
+    assert len(groups) == 4
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    cuts = [(0, *inside, len(order)) for inside in combinations(range(1, len(order)), 3)]
+    best = min(costliest(lengths, [order[a:b] for a, b in pairwise(cut)]) for cut in cuts)
+    assert best <= costliest(lengths, groups) <= 1.001 * best
+
+
+def test_balanced_updates_are_the_random_ones_and_no_dearer_than_hugging_faces() -> None:
+    """The same samples in each update as without; their sampler's groups of seed 42 are compared one by one."""
+    trainer = pytest.importorskip("transformers.trainer_pt_utils")
+    lengths = Ragged().lengths
+    order = Order(Ragged(), BALANCED, 12, 42)
+    plans = [BatchPlan(2, 2, 3, rank) for rank in range(3)]
+    theirs = [
+        list(trainer.BatchRebalanceSampler(lengths, 12, 3, 2, seed=42, rank=r, drop_last=False)) for r in (0, 1, 2)
+    ]
+    indices = order(0).tolist()
+    for k in range(5):  # the sixth is of one sample
+        update = indices[12 * k : 12 * k + 12]
+        ours = [list(chunk) for plan in plans for chunk, _ in order.cut(update, plan)]
+        slots = [rank[2 * k + slot] for slot in (0, 1) for rank in theirs]
+        assert sorted(chain(*ours)) == sorted(update) == sorted(chain(*slots))
+        assert costliest(lengths, ours) <= 1.001 * costliest(lengths, slots)
+    assert [[list(c) for c, _ in order.cut(indices[60:], plan)] for plan in plans] == [[indices[60:]]] * 3
 
 
 def ragged_run(**sections: Any) -> Any:
@@ -127,10 +167,11 @@ def ragged_run(**sections: Any) -> Any:
     )
 
 
-def test_a_run_that_was_killed_goes_on_in_its_order(tmp_path: Path) -> None:
-    assert jobs.train(ragged_run(), tmp_path / "whole") == [0]
-    assert jobs.train(ragged_run(callbacks=killed_at(11)), tmp_path / "run") == KILLED
-    assert jobs.train(ragged_run(), tmp_path / "run", resume="auto") == [0]
+@pytest.mark.parametrize("data", [GROUPED, BALANCED])
+def test_a_run_that_was_killed_goes_on_in_its_order(tmp_path: Path, data: Data) -> None:
+    assert jobs.train(ragged_run(data=data), tmp_path / "whole") == [0]
+    assert jobs.train(ragged_run(data=data, callbacks=killed_at(11)), tmp_path / "run") == KILLED
+    assert jobs.train(ragged_run(data=data), tmp_path / "run", resume="auto") == [0]
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 

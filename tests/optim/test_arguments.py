@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from torch import nn
 
+from trainer.calls import check_calls
 from trainer.compose import Composition
 from trainer.optim import make_optimizer
 from trainer.problems import ConfigError
 from trainer.schema import optim, optim_packages
 from trainer.schema.optim_args import parse
-from trainer.targets import check_calls
 
 Compose = Callable[..., Composition]
 

@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..rng import put_back, snapshot
-from ..schema.data import Data, SamplingStrategy
+from ..schema.data import Data
 from .fetch import Collate, Fetch, seed_all
-from .order import Order
+from .order import MEASURED, Order
 from .plan import BatchPlan
 
 MicroBatch = tuple[Any, float]
@@ -47,9 +47,10 @@ class TrainData:
         )
         """Updates of an epoch; None for an iterable dataset without a length."""
         self.order = None if self.num_samples is None or self.iterable else Order(dataset, node, plan.update_size, seed)
-        if self.iterable and node.train_sampling_strategy is SamplingStrategy.group_by_length:
+        if self.iterable and node.train_sampling_strategy in MEASURED:
             raise ValueError(
-                "data.train_sampling_strategy=group_by_length: data.train_dataset is iterable: its order is its own"
+                f"data.train_sampling_strategy={node.train_sampling_strategy}: data.train_dataset is iterable: its "
+                "order is its own"
             )
         self.epoch = 0
         self.step_in_epoch = 0
@@ -103,18 +104,19 @@ class TrainData:
         assert self.steps_per_epoch is not None
         assert self.order is not None
         order, epoch = self.order(self.epoch), self.epoch
-        size, end = self.plan.update_size, self.steps_per_epoch
-        cut, device = self.plan.micro_batches, self.device
+        cut, plan = self.order.cut, self.plan
+        size, end = plan.update_size, self.steps_per_epoch
+        device = self.device
         updates = range(self.step_in_epoch, end)
         if not self.node.dataloader_num_workers:
             for k in updates:
                 row = order[k * size : (k + 1) * size].tolist()
                 yield (
-                    [(to_device(self.fetch(epoch, chunk), device), divisor) for chunk, divisor in cut(row)],
+                    [(to_device(self.fetch(epoch, chunk), device), divisor) for chunk, divisor in cut(row, plan)],
                     k + 1 == end,
                 )
             return
-        rows = [cut(order[k * size : (k + 1) * size].tolist()) for k in updates]
+        rows = [cut(order[k * size : (k + 1) * size].tolist(), plan) for k in updates]
         self._keys.keys = [(epoch, chunk) for row in rows for chunk, _ in row]
         if not self.node.dataloader_in_order:
             yield from self._as_they_come(rows)

@@ -42,21 +42,25 @@ class BatchPlan:
         return math.ceil(math.ceil(num_samples / self.micro_batch_size) / self.world_size)
 
     def micro_batches(self, update: Sequence[T]) -> list[tuple[Sequence[T], float]]:
-        """This rank's micro-batches of one update, each with the divisor of its mean loss.
+        """This rank's micro-batches of one update, each with the divisor of its mean loss."""
+        size = self.micro_batch_size
+        return self.deal([update[start : start + size] for start in range(0, len(update), size)])
+
+    def deal(self, chunks: Sequence[Sequence[T]]) -> list[tuple[Sequence[T], float]]:
+        """This rank's of an update's chunks, each with the divisor of its mean loss.
 
         The gradient average over the ranks of ``loss / divisor``, summed over micro-batches, weighs each of the
         update's samples the same. A rank without samples of its own in a ragged update gets one sample and an
         infinite divisor, since every rank must take part in the collectives.
         """
-        size, total = self.micro_batch_size, len(update)
+        total, world = sum(map(len, chunks)), self.world_size
         result: list[tuple[Sequence[T], float]] = []
-        for i in range(self.rounds(total)):
-            start = (i * self.world_size + self.rank) * size
-            chunk = update[start : start + size]
-            if len(chunk):
-                result.append((chunk, total / (len(chunk) * self.world_size)))
+        for start in range(0, len(chunks), world):
+            if start + self.rank < len(chunks):
+                chunk = chunks[start + self.rank]
+                result.append((chunk, total / (len(chunk) * world)))
             else:
-                result.append((update[:1], math.inf))
+                result.append((chunks[0][:1], math.inf))
         return result
 
 

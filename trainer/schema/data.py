@@ -11,11 +11,13 @@ from .fields import Choice, number
 
 
 class SamplingStrategy(Choice):
-    """The order of the training samples: shuffled, as they come, or shuffled with samples of like length together."""
+    """The order of the training samples: shuffled, as they come, shuffled with samples of like length together, or
+    shuffled with each update's samples dealt out by their cost."""
 
     random = "random"
     sequential = "sequential"
     group_by_length = "group_by_length"
+    batch_rebalance = "batch_rebalance"
 
 
 class MultiprocessingContext(Choice):
@@ -46,12 +48,13 @@ class Data:
     """Keys of a dict batch that hold the targets; several make a tuple. None: the first of `labels`, `label`, `target`
     that is there (HF: label_names, there found in the names of forward's arguments)."""
     train_sampling_strategy: SamplingStrategy = SamplingStrategy.random
-    """The order of the training samples, a function of the seed and the epoch (HF: train_sampling_strategy; its
-    batch_rebalance is not offered). group_by_length sorts within up to 50 updates, to save padding; an item's length
-    is its length_column_name, else that of its `input_ids` or of its first sequence, measured once at the start.
-    Evaluation keeps its order (in HF it is grouped too)."""
+    """The order of the training samples, a function of the seed and the epoch (HF: train_sampling_strategy).
+    group_by_length sorts within up to 50 updates, to save padding. batch_rebalance keeps each update's samples and
+    deals them out to its micro-batches so that all ranks have as much to do: few long samples or many short ones (HF's
+    ignores the seed). An item's length is its length_column_name, else that of its `input_ids` or of its first
+    sequence, measured once at the start. Evaluation keeps its order (in HF it is grouped too)."""
     length_column_name: str = "length"
-    """Where group_by_length finds an item's length (HF: length_column_name)."""
+    """Where group_by_length and batch_rebalance find an item's length (HF: length_column_name)."""
     data_seed: int | None = None
     """Seed of the data order (HF: data_seed). Default: run.seed."""
     dataloader_drop_last: bool = False
