@@ -6,6 +6,7 @@ With compose.py the only place that touches Hydra's internals.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from hydra._internal import defaults_list
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 
 # importing the first two stores hydra/launcher=basic and hydra/sweeper=basic: no scan for plugins is needed
-from hydra._internal.core_plugins import basic_launcher, basic_sweeper  # noqa: F401
+from hydra._internal.core_plugins import basic_launcher  # noqa: F401
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
 from hydra._internal.core_plugins.structured_config_source import StructuredConfigSource
 from hydra._internal.defaults_list import _create_interpolation_map
 from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_store import ConfigStore
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +31,14 @@ from . import yaml_files
 from .problems import Problem, closest
 from .schema import OPTIONS
 from .yaml_files import BadYaml, YamlFile
+
+
+@dataclass
+class SweeperConf(BasicSweeperConf):
+    """hydra/sweeper=basic, with the number of trials that intervals need."""
+
+    n_trials: int | None = None
+    """Trials of a sweep with an interval(); 20 if not given."""
 
 
 @dataclass
@@ -97,6 +108,7 @@ def register() -> None:
         # the plugin scan registers Hydra's own class for the scheme later and accepts one of the same name
         source.__name__ = source.__bases__[0].__name__
         SourcesRegistry.instance().types[source.scheme()] = source
+    ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=SweeperConf, provider="hydra")
     defaults_list._create_interpolation_map = _interpolation_map  # type: ignore[assignment]
 
 
@@ -142,20 +154,22 @@ class Repository(CachingConfigRepository):
         """Every file loaded so far."""
         return [r.file for r in self.cache.values() if isinstance(r, FileResult) and r.file]
 
+    def entries(self, group: str, option: str) -> Iterator[tuple[list[str], str]]:
+        """(words, FILE:LINE) of the entries of defaults lists that name an option: (["override", "/optim"], ...)."""
+        for file in self.files():
+            for entry, value, line in file.choices:
+                words = entry.split()
+                named = words[-1].split("@")[0].strip("/") if words else ""
+                if value.split("@")[0].split("/")[-1] == option and (not named or group.endswith(named)):
+                    yield words, f"{file.name}:{line}"
+
     def _missing(self, config_path: str) -> Problem | None:
         """The problem of an option that a defaults list names and that does not exist; None if it is optional."""
         group, _, option = config_path.rpartition("/")
         if option == "None":  # how Hydra spells `group: null` when it looks for a package header
             return None
-        for file in self.files():
-            for entry, value, line in file.choices:
-                words = entry.split()
-                named = words[-1].split("@")[0].strip("/") if words else ""
-                if value.split("@")[0].split("/")[-1] != option or (named and not group.endswith(named)):
-                    continue
-                if "optional" in words:
-                    return None
-                return self.unknown_option(group, option, f"{file.name}:{line}")
+        for words, where in self.entries(group, option):
+            return None if "optional" in words else self.unknown_option(group, option, where)
         return Problem(key=config_path, what="no such config file")
 
     def unknown_option(self, group: str, option: str, origin: str, fix: str | None = None) -> Problem:

@@ -25,7 +25,7 @@ Groups and their options (GROUP=OPTION; logging and callbacks take a list, [a,b]
 {groups}
 Flags:
 
-  -m, --multirun        sweep over the values of a,b lists, range(), choice()
+  -m, --multirun        sweep over the values of a,b lists, range(), choice(), interval()
   -c, --cfg job|hydra|all   show the config; with --resolve its interpolations' values; with -p KEY a part of it
   -i, --info [all|config|defaults|defaults-tree|plugins|searchpath]
   -cn, --config-name    another primary config than config.yaml

@@ -57,6 +57,9 @@ def _check(hydra: DictConfig, mode: RunMode) -> Iterator[Problem]:
             what=what,
             fix="hydra.sweeper.max_batch_size=null",
         )
+    trials = hydra.sweeper.get("n_trials")
+    if trials is not None and trials < 1:
+        yield Problem(key="hydra.sweeper.n_trials", value=trials, what="is out of range", allowed="at least 1")
     if mode == RunMode.RUN:
         try:
             directory = str(hydra.run.dir)

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -21,6 +20,7 @@ from ..resume import claim_exactly
 from ..run_directory import MANIFEST
 from ..schema import Config
 from .process import TrialProcess, describe
+from .space import trials as trials_of
 
 __all__ = ["sweep"]
 
@@ -96,10 +96,12 @@ def plan(loader: Loader, name: str, overrides: list[str]) -> list[Trial]:
     params = [f"{key}={value}" for key, value in (master.cfg.hydra.sweeper.get("params") or {}).items()]
     try:
         parsed = parser.parse_overrides([*params, *(o for o in overrides if o not in hydra)])
-        combinations = BasicSweeper.split_arguments(parsed, None)[0]
+        combinations = trials_of(parsed, master.cfg.hydra.sweeper.n_trials)
     except HydraException as error:
         what = " ".join(str(error).split("\n")[0].split())
         raise ConfigError([*master.problems, Problem(key="sweep", origin=COMMAND_LINE, what=what)]) from None
+    except ConfigError as error:
+        raise ConfigError([*master.problems, *error.problems]) from None
     problems = [p for p in master.problems if p.key.startswith("hydra") or len(combinations) == 0]
     if not any(o.is_sweep_override() for o in parsed):
         what, fix = "-m needs a value to sweep over", "optim.learning_rate=1e-4,3e-4 (or leave out -m)"
