@@ -39,7 +39,7 @@ CASES: list[tuple[list[str], str, str]] = [
     ),
     ([*NO_EVAL, "checkpoint.save_strategy=best"], "needs evaluation; fix: evaluation.eval_strategy=steps", STEPS[0]),
     ([*NO_EVAL, "scheduler=reduce_lr_on_plateau"], "needs evaluation", STEPS[0]),
-    ([*NO_EVAL, "callbacks=early_stopping"], "callbacks.early_stopping (default): needs evaluation", STEPS[0]),
+    ([*NO_EVAL, "callbacks=early_stopping"], "callbacks.early_stopping (command line): needs evaluation", STEPS[0]),
     (
         ["checkpoint.load_best_model_at_end=true", "evaluation.eval_strategy=epoch"],
         "needs save_strategy (steps) to be eval_strategy (epoch) or best",

@@ -77,6 +77,33 @@ def test_origins(compose: Compose) -> None:
     assert ".yaml:" in origins["optim.learning_rate"]
 
 
+def test_a_choice_came_from_where_it_was_made(compose: Compose, project: Callable[[str, str], Path]) -> None:
+    recipe = "# @package _global_\ndefaults:\n  - override /scheduler: cosine\n  - override /task: regression\n"
+    project("conf/experiment/mine.yaml", recipe)
+    choices = ("experiment=mine", "cluster=slurm_h100", "optim=sgd", "callbacks=early_stopping", "logging=[csv]")
+    origins = compose(*choices, "task=classification", "model._target_=torch.nn.Identity").origins
+    for key in ("cluster", "optim", "callbacks.early_stopping", "logging.reporters.csv", "task", "model"):
+        assert origins[key] == "command line", key
+    assert origins["scheduler"] == "conf/experiment/mine.yaml:3"
+    assert origins["parallel"].endswith("conf/cluster/slurm_h100.yaml:6")
+    assert origins["data.train_dataset"].endswith("conf/config.yaml:4")
+    assert origins["optim.momentum"] == origins["logging.reporters.console"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("override", "guess"),
+    [
+        ("optim.learning_rate=1e-4,3e-4", ""),
+        ("optim=adamw,sgd", ""),
+        ("logging=console,csv", "did you mean logging=[console,csv]; "),
+        ("model.sizes=4,3", "did you mean model.sizes=[4,3]; "),
+    ],
+)
+def test_values_to_sweep_over_need_a_sweep(compose: Compose, override: str, guess: str) -> None:
+    what = "(command line): lists several values, which only a sweep takes"
+    assert lines(compose(override)) == [f"{override} {what}; {guess}fix: -m {override}"]
+
+
 def test_origins_in_a_users_project(compose: Compose, project: Callable[[str, str], Path]) -> None:
     project("conf/experiment/mine.yaml", "# @package _global_\noptim:\n  learning_rate: -1\n  weight_decay: .nan\n")
     assert lines(compose("experiment=mine")) == [
@@ -134,7 +161,7 @@ def test_config_dir_and_searchpath(compose: Compose, project: Callable[[str, str
         ("optim.learning_rate=fast", "allowed: a number"),
         (
             "optim.learning_rate=1e-4,1e-3",
-            "did you mean optim.learning_rate=[1e-4,1e-3]; fix: -m optim.learning_rate=1e-4,1e-3",
+            "lists several values, which only a sweep takes; fix: -m optim.learning_rate=1e-4,1e-3",
         ),
         ("foo", "foo (command line): is not KEY=VALUE"),
         ("a=[1", "cannot be parsed"),

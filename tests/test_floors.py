@@ -17,7 +17,7 @@ FLOORS: list[set[str]] = [
     {"schema", "problems"},
     {
         "build", "state", "events", "distributed", "compose", "config_sources", "assign", "origins", "hydra_settings",
-        "choices", "examine",
+        "choices", "examine", "inline",
         "yaml_files", "targets", "calls", "durable", "exact_json", "failpoints", "rng", "run_directory", "devices",
     },
 ]  # fmt: skip

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from tests.ranks import free_port
+from trainer import run_directory
+from trainer.problems import ConfigError
 
 ROOT = Path(__file__).parents[1]
 HOST = socket.gethostname()
@@ -190,6 +192,69 @@ def test_torchrun_decides_how_many(place: Path) -> None:
     assert code == 1
     lines = [line.split(" (")[0] for line in errors.splitlines() if "fix: " in line]
     assert lines == ["launch.nnodes=2", "cluster"]
+
+
+# One process at a time in a run's directory -----------------------------------------------------------------------
+
+AT_ONCE = """
+import sys
+from trainer import cli
+
+prepare = cli.prepare
+
+def prepare_and_wait(*given):
+    found = prepare(*given)
+    print("prepared", flush=True)
+    sys.stdin.readline()
+    return found
+
+cli.prepare = prepare_and_wait
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_two_that_resume_the_same_run_at_once(place: Path) -> None:
+    (place / "run").mkdir()
+    (place / "run" / "manifest.json").write_text('{"status": "failed"}')
+    words = command("checkpoint.resume_from_checkpoint=auto", "checkpoint.save_steps=2", steps=5000)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    arguments = [sys.executable, "-c", AT_ONCE, *words[1:]]
+    both = [subprocess.Popen(arguments, cwd=place, env=environment, text=True, **pipes) for _ in range(2)]
+    try:
+        for process in both:
+            assert process.stdout.readline() == "prepared\n"  # each has found the run dead
+        for process in both:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        _wait_for(place / "run" / "checkpoints" / "checkpoint-2")
+        (second,) = [process for process in both if process.poll() is not None]
+        (first,) = [process for process in both if process is not second]
+        says = (
+            f"run.output_dir={place}/run (command line): holds a run that is running now: process {first.pid} on {HOST}"
+        )
+        assert (second.returncode, second.communicate()[1].splitlines()) == (2, [says])
+        assert manifest(place)["process"]["pid"] == first.pid
+        with pytest.raises(ConfigError, match=f"process {first.pid} on"):
+            run_directory.hold(place / "run")
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    run_directory.hold(place / "run")  # released by the kernel
+
+
+def test_torchruns_first_rank_holds_the_directory(place: Path) -> None:
+    words = command("checkpoint.save_steps=2", steps=5000)
+    agent = start(place, *TORCHRUN, *words, OMP_NUM_THREADS="1")
+    try:
+        _wait_for(place / "run" / "checkpoints" / "checkpoint-2")
+        with pytest.raises(ConfigError, match=f"process {manifest(place)['process']['pid']} on {HOST}"):
+            run_directory.hold(place / "run")
+    finally:
+        agent.kill()
+        agent.communicate()
+        time.sleep(1)
 
 
 # Restarts and ranks that hang --------------------------------------------------------------------------------------

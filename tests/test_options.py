@@ -13,6 +13,7 @@ from trainer.schema.tree import slots
 CONF = conf_directory()
 OPTIONS = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/*.yaml"))
 NEEDS = {
+    "parallel/zero_infinity": ["parallel.nvme_path=/local_nvme"],
     "scheduler/cosine_with_min_lr": ["scheduler.min_lr_rate=0.1"],
     "scheduler/cosine_warmup_with_min_lr": ["scheduler.min_lr_rate=0.1"],
     "scheduler/greedy": ["scheduler.min_lr=0"],

@@ -9,15 +9,34 @@ import pytest
 from trainer.compose import Composition
 
 CASES: list[tuple[list[str], str, str]] = [
-    (["parallel=mesh", "parallel.cp_size=2"], "sees no keys but its rank's; allowed: 1", "parallel.cp_size=1"),
+    (
+        ["parallel=mesh", "parallel.cp_size=2", "compile.torch_compile_mode=default"],
+        "excludes compile.torch_compile",
+        "compile.torch_compile_mode=null",
+    ),
+    (
+        ["parallel=mesh", "parallel.cp_size=2", "train.neftune_noise_alpha=5"],
+        "excludes train.neftune_noise_alpha: the noise's size depends on the sequence's length",
+        "train.neftune_noise_alpha=null",
+    ),
+    (
+        ["parallel=mesh", "parallel.cp_size=2", "compile.use_liger_kernel=true"],
+        "excludes compile.use_liger_kernel: its fused loss",
+        "compile.use_liger_kernel=false",
+    ),
+    (
+        ["parallel=mesh", "parallel.cp_size=2", "launch.nproc_per_node=3"],
+        "dp_replicate_size 1 x cp_size 2 x tp_size 1 = 2 does not divide 3 ranks",
+        "launch.nproc_per_node=2",
+    ),
     (
         ["parallel=mesh", "parallel.tp_size=3", "launch.nproc_per_node=4"],
-        "tp_size 3 x dp_replicate_size 1 = 3 does not divide 4 ranks",
+        "dp_replicate_size 1 x cp_size 1 x tp_size 3 = 3 does not divide 4 ranks",
         "launch.nproc_per_node=6",
     ),
     (
         ["parallel=mesh", "parallel.tp_size=2", "parallel.dp_shard_size=3", "launch.nproc_per_node=4"],
-        "tp_size 2 x dp_replicate_size 1 x dp_shard_size 3 = 6 does not make up 4 ranks",
+        "dp_replicate_size 1 x dp_shard_size 3 x cp_size 1 x tp_size 2 = 6 does not make up 4 ranks",
         "launch.nproc_per_node=6",
     ),
     (
@@ -43,9 +62,23 @@ CASES: list[tuple[list[str], str, str]] = [
         "parallel.zero_stage=2",
     ),
     (
-        ["parallel=zero3", "parallel.offload_param=nvme", "parallel.nvme_path=/fast"],
-        "no checkpoint could be made",
-        "parallel=zero3_offload",
+        ["parallel=zero2", "parallel.offload_optimizer=nvme", "parallel.nvme_path=/fast"],
+        "needs parallel.zero_stage 3 or more",
+        "parallel.zero_stage=3",
+    ),
+    (["parallel=zero_infinity"], "is needed by parallel.offload_optimizer=nvme", "parallel.nvme_path=/fast"),
+    (
+        ["parallel=deepspeed", "parallel.config={zero_optimization:{stage:3,offload_param:{device:nvme}}}"],
+        "zero_optimization.offload_param.nvme_path is not given",
+        "parallel.config={zero_optimization:{stage:3,offload_param:{device:nvme,nvme_path:/fast}}}",
+    ),
+    (
+        [
+            "parallel=deepspeed",
+            "parallel.config={zero_optimization:{stage:2,offload_optimizer:{device:nvme,nvme_path:/fast}}}",
+        ],
+        "zero_optimization.offload_optimizer.device=nvme needs zero_optimization.stage 3",
+        "parallel.config={zero_optimization:{stage:3,offload_optimizer:{device:nvme,nvme_path:/fast}}}",
     ),
     (["parallel=zero2", "parallel.nvme_path=/fast"], "is only read with parallel.offload_param=nvme", "parallel=zero1"),
 ]

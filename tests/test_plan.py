@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,10 +121,31 @@ def test_the_batches_are_the_runs(compose: Callable[..., Any]) -> None:
     assert batches.max_steps == loop.max_steps(-1, 3.0)
 
 
-def test_tensor_parallel_ranks_see_the_same_data(compose: Callable[..., Any]) -> None:
-    config: Config = compose("parallel=tp", "launch.nproc_per_node=8").config
+@pytest.mark.parametrize(
+    ("overrides", "world"),
+    [(["parallel=tp"], 2), (["parallel=mesh", "parallel.cp_size=4", "parallel.tp_size=2"], 2)],
+)
+def test_tensor_and_context_parallel_ranks_see_the_same_data(
+    compose: Callable[..., Any], overrides: list[str], world: int
+) -> None:
+    config: Config = compose(*overrides, "launch.nproc_per_node=8").config
     batches = plan.batches(config, 16, 8, build(config.data.train_dataset))
-    assert (batches.world_size, batches.data_world_size) == (16, 2)
+    assert (batches.world_size, batches.data_world_size) == (16, world)
+
+
+def test_ranks_that_share_sequences_share_parameters_and_activations() -> None:
+    config = make_config(parallel=Mesh())
+    shapes = plan.shapes(config, Augmented())
+    shared = replace(config, parallel=Mesh(cp_size=4))
+    whole, cut = plan.memory(config, shapes, 4, 4), plan.memory(shared, shapes, 4, 4)
+    assert replace(cut, activations=whole.activations) == whole
+    assert cut.activations == math.ceil((whole.activations or 0) / 4)
+
+
+def test_updates_inside_backward_keep_one_gradient(compose: Callable[..., Any]) -> None:
+    config: Config = compose("optim=lomo").config
+    shapes = plan.shapes(config, build(config.data.train_dataset))
+    assert plan.memory(config, shapes, 1, 1).gradients == max(p.numel() for p in shapes.parameters) * 4
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,8 @@ class Assigner:
         if problem is not None:
             return self.refuse(key, replace(problem, value=typed if problem.value is not ... else ...))
         self.origins.set(key, value, COMMAND_LINE, typed)
+        if isinstance(value, dict):
+            self.open_foreign()
 
     def open_foreign(self) -> None:
         """Let plain mappings (foreign slots, free dictionaries) take new keys without a `+`."""

@@ -1,15 +1,15 @@
-"""Whether an override picks an option that its group has: `optim=adamw`, `logging=[console,wandb]`."""
+"""Choices of options, `optim=adamw` or `logging=[console,wandb]`: whether there is such an option, and who chose it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
+from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.types import Override
 
 from .config_sources import Repository
 from .problems import COMMAND_LINE, Problem, show
-from .schema.tree import MULTI_SLOTS, group_of, slot_of
+from .schema.tree import MULTI_SLOTS, allowed, group_of, hints, leaves, slot_of
 
 LISTS = {group_of(slot) for slot in MULTI_SLOTS}
 """Groups that take several options."""
@@ -24,9 +24,7 @@ def wrong_choice(override: Override, known: Collection[str], repo: Repository) -
         return Problem(key=line, origin=COMMAND_LINE, what=f"{group} is a group", fix=line.lstrip("+"))
     for name in value if isinstance(value, list) else [value]:
         if not isinstance(name, str) or len(name) > 200 or not repo.config_exists(f"{group}/{name}"):
-            problem = repo.unknown_option(group, show(name), COMMAND_LINE, _fix(group, show(name)))
-            reason = _reason(group, show(name))
-            return replace(problem, what=reason, suggestion=None) if reason else problem
+            return repo.unknown_option(group, show(name), COMMAND_LINE, _fix(group, show(name)))
     if isinstance(value, list) and group not in LISTS and group in known:
         what, fix = "takes one option, not a list", f"{group}={value[0] if value else 'null'}"
         return Problem(key=group, value=value, origin=COMMAND_LINE, what=what, fix=fix)
@@ -35,16 +33,40 @@ def wrong_choice(override: Override, known: Collection[str], repo: Repository) -
     return None
 
 
+def swept(override: Override) -> Problem:
+    """The problem of a sweep's list of values in a single run."""
+    line = str(override.input_line)
+    key, _, value = line.partition("=")
+    what = "lists several values, which only a sweep takes"
+    guess = f"{key}=[{value}]" if _takes_list(key) else None
+    return Problem(key=line, origin=COMMAND_LINE, what=what, suggestion=guess, fix=f"-m {line}")
+
+
+def _takes_list(key: str) -> bool:
+    cls = leaves().get(key)
+    return (
+        key in LISTS
+        if cls is None
+        else any(word in allowed(hints(cls)[key.split(".")[-1]]) for word in ("list", "anything"))
+    )
+
+
+def chosen_at(default: ResultDefault, package: str, typed: Collection[str], repo: Repository) -> str | None:
+    """Where the option that fills ``package`` was chosen: the command line (``typed`` are the groups chosen there), or
+    FILE:LINE of a defaults list. A schema that a group's own option brings along was chosen with that option."""
+    path, parent = str(default.config_path), default.parent or ""
+    if path.startswith("schema/") and group_of(package) == group_of(parent.replace("/", ".")):
+        path = parent
+    group, _, option = path.rpartition("/")
+    if group in typed:
+        return COMMAND_LINE
+    entries = sorted(repo.entries(group, option), key=lambda entry: "override" not in entry[0])
+    return entries[0][1] if entries else None
+
+
 def _fix(group: str, name: str) -> str | None:
     """Hugging Face's word for one of our options, or a class where an option is expected."""
     from .schema import huggingface
 
     target = f"{group}._target_={name}" if "." in name and slot_of(group) else None
     return huggingface.choice(group, name) or target
-
-
-def _reason(group: str, name: str) -> str | None:
-    """Why one of Hugging Face's optimizers is no option."""
-    from .schema import huggingface
-
-    return huggingface.NO_OPTIMIZER.get(name) if group == "optim" else None

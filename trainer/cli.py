@@ -7,7 +7,7 @@ import gc
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,17 +48,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:  # the installed command has its own folder there
         sys.path.insert(0, os.getcwd())
     try:
-        return _main(arguments)
-    except ConfigError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print("\n".join(error.lines()), file=sys.stderr)
-        return WRONG_CONFIG
+        return guarded(lambda: _main(arguments))
     except KeyboardInterrupt:  # while composing; a run answers it itself, with a checkpoint
         return 130
     except BrokenPipeError:  # `--cfg job | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """What ``action`` returns; 2 once stderr has said, a problem a line, what is wrong with the config."""
+    try:
+        return action()
+    except ConfigError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print("\n".join(error.lines()), file=sys.stderr)
+        return WRONG_CONFIG
 
 
 def _main(argv: list[str]) -> int:
@@ -205,9 +211,14 @@ def refuse_place(composition: Composition, config: Config) -> None:
             "launch.nnodes": (settings.nnodes not in (1, world // here), f"{world // here} machines were started"),
             "launch.max_restarts": (settings.max_restarts > 0, "is torchrun's: --max-restarts"),
             "cluster": (cluster is not None, "the ranks were started already, by torchrun or srun"),
+            "optim.layerwise": (
+                world > 1 and getattr(config.optim, "layerwise", False),
+                f"updates before gradients are averaged over ranks, of which {world} were started",
+            ),
         }
         fixes = {"launch.nnodes": "launch.nnodes=1", "launch.max_restarts": "launch.max_restarts=0"}
         fixes |= {"launch.nproc_per_node": "launch.nproc_per_node=null", "cluster": "cluster=local"}
+        fixes["optim.layerwise"] = "one rank"
         problems = [Problem(key=key, what=what, fix=fixes[key]) for key, (is_wrong, what) in wrong.items() if is_wrong]
     elif settings.nnodes > 1 and cluster is None:
         what, fix = "this command starts one machine's ranks", "cluster=slurm, or torchrun on each machine"
@@ -242,10 +253,15 @@ def submit(runs: list[Prepared]) -> list[str]:
 
 
 def start(prepared: Prepared) -> int:
-    """Run what was prepared; this imports torch."""
+    """Run what was prepared; this imports torch.
+
+    Raises:
+        ConfigError: another process runs it now.
+    """
     from . import run_directory
     from .launch import go_on, launch
 
+    run_directory.hold(prepared.directory)
     given: dict[str, Any] = {"config": prepared.config, "overrides": prepared.overrides, "argv": sys.argv}
     run_directory.begin(prepared.directory, **given, **prepared.notes)
     if prepared.requeued:

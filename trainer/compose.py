@@ -25,9 +25,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from . import calls, config_sources, hydra_settings
+from . import calls, config_sources, hydra_settings, inline
 from .assign import Assigner
-from .choices import wrong_choice
+from .choices import chosen_at, swept, wrong_choice
 from .config_sources import FileResult, Repository
 from .examine import flat, replaced_sections, unresolved, without_target
 from .origins import Origins
@@ -156,6 +156,8 @@ class _Composer:
             self._refuse(problem.key, problem)
         self._complete_hydra(parsed)
         self.problems += without_target(self.cfg, self.repo)
+        for problem in inline.deepspeed_file(self.cfg, self.origins):
+            self._refuse(problem.key, problem)
         config = self._convert()
         if config is not None:
             for problem in [*checks.check(config), *calls.check_names(config)]:
@@ -188,7 +190,7 @@ class _Composer:
                 what = "given twice" if first == line else f"given twice, the first time as {first}"
                 self._refuse(name, Problem(key=line, origin=COMMAND_LINE, what=what, fix="keep one of them"))
             elif override.is_sweep_override() and self.mode == RunMode.RUN:
-                self._refuse(name, _swept(override))
+                self._refuse(name, swept(override))
             else:
                 parsed[name] = override
         return list(parsed.values())
@@ -263,7 +265,8 @@ class _Composer:
         self.choices = overrides.known_choices
         with flag_override(self.cfg, "no_deepcopy_set_nodes", True):
             self.cfg.merge_with(OmegaConf.structured(Config))
-            assign = Assigner(self.cfg, self.origins, self._refuse, {o.key_or_group for o in groups})
+            typed = {o.key_or_group for o in groups}
+            assign = Assigner(self.cfg, self.origins, self._refuse, typed)
             for default in defaults:
                 loaded = self.repo.load_config(str(default.config_path))
                 if default.config_path in self.repo.broken or loaded is None:
@@ -284,6 +287,8 @@ class _Composer:
                     self._refuse(package, Problem(key=key, origin=f"{file.name}:1", what=what, fix=fix))
                     continue
                 assign.merge(loaded.config, package or "", file)
+                if package:
+                    self.origins.choose(package, chosen_at(default, package, typed, self.repo))
         _strip_defaults(self.cfg)
 
     def _unused_choice(self, key: str, file: str | None, overrides: Overrides) -> Problem:
@@ -376,13 +381,6 @@ def to_config(cfg: DictConfig) -> Config:
     nodes = {str(key): cfg._get_node(key) for key in cfg if key != "hydra"}
     plain = {k: OmegaConf.to_object(n) if isinstance(n, DictConfig | ListConfig) else cfg[k] for k, n in nodes.items()}
     return Config(**plain)  # type: ignore[arg-type]
-
-
-def _swept(override: Override) -> Problem:
-    line = str(override.input_line)
-    key, _, value = line.partition("=")
-    what = "lists several values, which only a sweep takes"
-    return Problem(key=line, origin=COMMAND_LINE, what=what, suggestion=f"{key}=[{value}]", fix=f"-m {line}")
 
 
 def _strip_defaults(node: Any) -> None:

@@ -77,8 +77,7 @@ def launch(config: Config, directory: Path) -> int:
         number, error = config.launch.max_restarts - left, f"{who}{outcome.error}"
         print(f"restart {number} of {config.launch.max_restarts}: {error}", file=sys.stderr)
         _note(directory, f"{error}\n{outcome.trace}")
-        restarts = run_directory.read(directory).get("restarts", [])
-        run_directory.update(directory, restarts=[*restarts, {"at": run_directory.now(), "error": error}])
+        run_directory.restarted(directory, error)
         go_on(config)
 
 
@@ -95,8 +94,9 @@ def _name(rank: int) -> str:
 
 
 def world_size(config: Config) -> int:
-    """Number of ranks: what launch.nproc_per_node says, else one per visible GPU, else one."""
-    if isinstance(config.parallel, Single):
+    """Number of ranks: what launch.nproc_per_node says, else one per visible GPU, else one. One process trains with
+    parallel=single, and with an optimizer that updates inside backward."""
+    if isinstance(config.parallel, Single) or getattr(config.optim, "layerwise", False):
         return 1
     if config.launch.nproc_per_node is not None:
         return config.launch.nproc_per_node
@@ -121,11 +121,13 @@ def join(prepare: Callable[[], Prepared]) -> int:
     prepared: Prepared | None = None
     if rank == 0:
         try:
-            prepared = prepare()
-            given: dict[str, Any] = {"config": prepared.config, "overrides": prepared.overrides, "argv": sys.argv}
-            run_directory.begin(prepared.directory, **given, **prepared.notes)
-            if prepared.requeued:
-                go_on(prepared.config)
+            mine = prepare()
+            run_directory.hold(mine.directory)
+            given: dict[str, Any] = {"config": mine.config, "overrides": mine.overrides, "argv": sys.argv}
+            run_directory.begin(mine.directory, **given, **mine.notes)
+            if mine.requeued:
+                go_on(mine.config)
+            prepared = mine
         finally:  # a ConfigError goes on to the caller, which prints it
             store.set("trainer/prepared", pickle.dumps(prepared))
             if prepared is None:
@@ -138,13 +140,23 @@ def join(prepare: Callable[[], Prepared]) -> int:
     if prepared.chdir:
         os.chdir(prepared.directory)
     outcome = train_here(prepared.config, prepared.directory)
-    if outcome.lost_peer:  # the rank that failed first says why
-        time.sleep(GRACE_S)
-        if run_directory.read(prepared.directory).get("status") != Status.running:
-            return EXIT_CODES[Status.failed]
+    if interrupts.last == signal.SIGUSR1:  # the job's time is over, too
+        outcome = replace(outcome, final=True)
+    if outcome.lost_peer and _told(prepared.directory):
+        return EXIT_CODES[Status.failed]
     if rank == 0 or outcome.error:
         return _close(prepared.config, prepared.directory, outcome, f"{_name(rank)}: ")
     return EXIT_CODES[outcome.status]
+
+
+def _told(directory: Path) -> bool:
+    """Whether the rank that failed first has said why, or does so within GRACE_S."""
+    deadline = time.monotonic() + GRACE_S
+    while run_directory.read(directory).get("status") == Status.running:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _wait_for_readers(store: Any) -> None:
@@ -215,7 +227,8 @@ def _close(config: Config, directory: Path, outcome: Outcome, who: str) -> int:
         print(f"error: {error}; traceback: {directory / FILE}", file=sys.stderr)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             print(outcome.trace, file=sys.stderr)
-    run_directory.finish(directory, outcome.status, error=error)
+    final = {"final": True} if error and outcome.final else {}
+    run_directory.finish(directory, outcome.status, error=error, **final)
     return EXIT_CODES[outcome.status]
 
 

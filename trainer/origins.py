@@ -16,10 +16,15 @@ class Origins:
         self._of: dict[str, str] = {}
         self._typed: dict[str, str] = {}
         """Values of the command line, as they were typed."""
+        self._chosen: dict[str, str] = {}
+        """Where the options that fill slots and sections were chosen."""
 
     def __getitem__(self, key: str) -> str:
-        """The origin of ``key``: its own, that of the list or mapping it was given in, or that of a key inside it."""
+        """The origin of ``key``: its own, that of the choice that filled it, that of the list or mapping it was given
+        in, or that of a key inside it."""
         whole = key
+        if key not in self._of and key in self._chosen:
+            return self._chosen[key]
         while key:
             if key in self._of:
                 return self._of[key]
@@ -40,9 +45,15 @@ class Origins:
             self._of.pop(key, None)  # to the end: the newest comes last
             self._of[key] = origin
 
+    def choose(self, key: str, origin: str | None) -> None:
+        """Note where the option that fills the slot or section ``key`` was chosen, if that is known."""
+        if origin is not None:
+            self._chosen[key] = origin
+
     def forget(self, key: str, keep: Iterable[str] = ()) -> None:
         """Forget what is known of ``key`` and everything below it, except ``keep``."""
         kept = set(keep)
+        self._chosen.pop(key, None)
         for known in [k for k in self._of if (k == key or k.startswith(key + ".")) and k not in kept]:
             del self._of[known]
 

@@ -26,6 +26,7 @@ from .optim import make_optimizer
 from .parallel.fsdp import layers, mesh_sizes
 from .precision import autocast_dtype, autocast_forward
 from .schema import Config
+from .schema.deepspeed import effective
 from .schema.parallel import FSDP, DeepSpeed, OffloadDevice
 from .task import make_task
 from .task.task import Supervised
@@ -79,7 +80,7 @@ class Batches:
 
     world_size: int
     data_world_size: int
-    """Ranks that see different data: those of a tensor-parallel group see the same."""
+    """Ranks that see different data: those of a context-parallel or tensor-parallel group see the same."""
     update_size: int
     """Samples per optimizer update over all ranks."""
     max_steps: int | None
@@ -90,8 +91,9 @@ class Batches:
 def batches(config: Config, world_size: int, local_world_size: int, dataset: Any) -> Batches:
     """World size, effective batch and steps, as the run will count them."""
     train, node = config.train, config.parallel
-    tp = mesh_sizes(node, world_size, local_world_size)["tp"] if isinstance(node, FSDP) else 1
-    plan = BatchPlan(train.per_device_train_batch_size, train.gradient_accumulation_steps, world_size // tp, 0)
+    sizes = mesh_sizes(node, world_size, local_world_size) if isinstance(node, FSDP) else {"cp": 1, "tp": 1}
+    world = world_size // (sizes["cp"] * sizes["tp"])
+    plan = BatchPlan(train.per_device_train_batch_size, train.gradient_accumulation_steps, world, 0)
     data = TrainData(dataset, plan, config.data, collate=None, seed=config.run.seed, device=CPU)
     sized = data.steps_per_epoch is not None or train.max_steps > 0
     return Batches(
@@ -148,7 +150,8 @@ def memory(config: Config, shapes: Shapes, world_size: int, local_world_size: in
     if isinstance(node, FSDP):
         sizes = mesh_sizes(node, world_size, local_world_size)
         # tensor parallelism cuts the matrices of its plan; norms and biases, which it leaves whole, are small
-        share = [_rows(p, sizes["dp_shard"]) / (sizes["tp"] if p.ndim > 1 else 1) for p in shapes.parameters]
+        shards = sizes["dp_shard"] * sizes["cp"]
+        share = [_rows(p, shards) / (sizes["tp"] if p.ndim > 1 else 1) for p in shapes.parameters]
         gathered = shapes.layers * 2 if node.reshard_after_forward else whole  # this layer, and the next on its way
         held = Memory(
             parameters=sum(math.ceil(_bytes(p) * s) for p, s in zip(shapes.parameters, share, strict=True)),
@@ -156,10 +159,12 @@ def memory(config: Config, shapes: Shapes, world_size: int, local_world_size: in
             optimizer=sum(math.ceil(b * share[i]) for i, b in shapes.optimizer.items()),
             buffers=shapes.buffers,
             communication=gathered * half // 4 // sizes["tp"],
-            activations=shapes.activations,
+            # one layer's gathered keys and values, and logits whose loss is the task's, come on top: they are whole
+            activations=shapes.activations and math.ceil(shapes.activations / sizes["cp"]),
         )
         return _offloaded(held, "parameters", "gradients", "optimizer") if node.cpu_offload else held
     if isinstance(node, DeepSpeed):
+        node = effective(node)
         stage, bucket = node.zero_stage, BUCKET * min(node.reduce_bucket_size * 4, gradients)
         masters = gradients  # ZeRO keeps fp32 copies of its own of what it updates
         held = Memory(
@@ -173,6 +178,8 @@ def memory(config: Config, shapes: Shapes, world_size: int, local_world_size: in
         if node.offload_optimizer is not OffloadDevice.none:
             held = _offloaded(held, "optimizer")
         return held if node.offload_param is OffloadDevice.none else _offloaded(held, "parameters")
+    if getattr(config.optim, "layerwise", False):  # one at a time, used as soon as it is there
+        gradients = max(_bytes(shapes.parameters[i]) for i in trainable)
     return Memory(
         parameters=whole,
         gradients=gradients,

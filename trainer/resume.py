@@ -43,8 +43,10 @@ def claim(composition: Composition, config: Config) -> tuple[Path, bool]:
         if wish is None:
             fix = "checkpoint.resume_from_checkpoint=auto (goes on in it), or another directory"
             raise ConfigError([_problem(composition, key, path, "holds a run already", fix)])
-        if run_directory.is_alive(run_directory.read(old)):
-            raise ConfigError([_problem(composition, key, old, "holds a run that is running now")])
+        manifest = run_directory.read(old)
+        if run_directory.is_alive(manifest):
+            what = f"holds a run that is running now: process {manifest['process']['pid']} on {manifest['host']}"
+            raise ConfigError([_problem(composition, key, old, what)])
         return old.absolute(), True
     return _make(composition, path, key, exact=given), False
 

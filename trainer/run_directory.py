@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +10,8 @@ import platform
 import re
 import socket
 import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,9 +24,12 @@ from typing import Any
 
 import yaml
 
+from .problems import COMMAND_LINE, ConfigError, Problem
 from .schema.fields import Choice
 
 MANIFEST = "manifest.json"
+FILES = (MANIFEST, "config.yaml", "overrides.yaml")
+LOCK = ".lock"
 PACKAGES = ("torch", "hydra-core", "omegaconf", "deepspeed", "wandb", "safetensors", "transformers", "numpy")
 PATCH_LIMIT = 256 * 1024
 """Bytes of the uncommitted changes that the manifest keeps."""
@@ -65,10 +71,33 @@ def create(path: Path, *, exact: bool) -> Path:
 
 def discard(directory: Path) -> None:
     """Undo create and begin, for a run that never was; what else is in the directory stays."""
-    for name in (MANIFEST, "config.yaml", "overrides.yaml"):
+    for name in FILES:
         (directory / name).unlink(missing_ok=True)
     with suppress(OSError):
         directory.rmdir()
+
+
+def hold(directory: Path) -> None:
+    """Keep other processes, on any machine, out of the run for as long as this one lives; the kernel lets go.
+
+    Raises:
+        ConfigError: another process holds it; says which.
+    """
+    # A POSIX record lock: NFS has it, and forked workers, which may live on for seconds, do not inherit it. Closing any
+    # descriptor of the file would let go: this one stays open, and nobody else opens the file.
+    file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        time.sleep(0.1)  # it writes its name right after it has the lock
+        what = f"holds a run that is running now: {os.pread(file, 999, 0).decode() or 'another process'}"
+        os.close(file)
+        problem = Problem(key="run.output_dir", value=str(directory), origin=COMMAND_LINE, what=what)
+        raise ConfigError([problem]) from None
+    except OSError as error:
+        print(f"{directory} cannot be locked ({error.strerror}): do not resume it twice at once", file=sys.stderr)
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
 
 def begin(directory: Path, *, config: Any, overrides: list[str], argv: list[str], **fields: Any) -> dict[str, Any]:
@@ -78,6 +107,9 @@ def begin(directory: Path, *, config: Any, overrides: list[str], argv: list[str]
     """
     config = plain(config)
     before = read(directory)
+    for name in FILES:
+        for left in directory.glob(f"{name}.*.tmp"):  # by a process that was killed
+            left.unlink()
     _write_config(directory, _yaml(mask(config)))
     _replace(directory / "overrides.yaml", _yaml(mask_overrides(overrides)))
     manifest = {
@@ -98,6 +130,7 @@ def begin(directory: Path, *, config: Any, overrides: list[str], argv: list[str]
         "error": None,
         "result": before.get("result") or {},
         "resumed": before.get("resumed") or [],
+        "restarts": before.get("restarts") or [],
         **fields,
     }
     _replace(directory / MANIFEST, _json(manifest))
@@ -113,6 +146,11 @@ def resumed(directory: Path, *, step: int, **fields: Any) -> None:
     """Note that the run went on from the checkpoint of ``step``, here and now."""
     entry = {"at": now(), "step": step, "host": socket.gethostname(), **fields}
     update(directory, resumed=[*read(directory).get("resumed", []), entry])
+
+
+def restarted(directory: Path, error: str, **fields: Any) -> None:
+    """Note that failed ranks are started again, and why."""
+    update(directory, restarts=[*read(directory).get("restarts", []), {"at": now(), "error": error, **fields}])
 
 
 def finish(directory: Path, status: Status, *, error: str | None = None, **fields: Any) -> None:
@@ -172,7 +210,8 @@ def _write_config(directory: Path, content: str) -> None:
 
 
 def _replace(path: Path, content: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
+    # of its own for each process: on several machines every rank that fails says so, maybe at the same time
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(content)
         file.flush()

@@ -188,7 +188,7 @@ class Session:
         averages.train_weights(optimizer)
         # rank 0 goes on from the state the model's initialisation left, as one process would; the others differ,
         # so that dropout does
-        seed_everything(seed + rank)
+        seed_everything(seed + distributed.rank() // self.engine.sharing_draws)
 
     def train(self) -> str:
         """Resume if asked to, tell the reporters, run the loop, export the weights."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, IterableDataset
 
 FEATURES, WIDTH, CLASSES, SAMPLES, HELD_OUT = 12, 32, 10, 49, 21
@@ -29,14 +30,14 @@ GPT2: dict[str, Any] = {
 
 
 class Net(nn.Module):
-    """A plain module: features to logits."""
+    """A plain module: features to logits. From a width of 48 on its two matrices are large enough to be quantised."""
 
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.0, width: int = WIDTH) -> None:
         super().__init__()
-        self.inner, self.norm = nn.Linear(FEATURES, WIDTH), nn.LayerNorm(WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.inner, self.norm = nn.Linear(FEATURES, width), nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(dropout)
-        self.final_norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.final_norm, self.head = nn.LayerNorm(width), nn.Linear(width, CLASSES)
 
     def forward(self, x: Tensor) -> Any:
         x = self.inner(x)
@@ -47,8 +48,8 @@ class Net(nn.Module):
 class ScoredNet(Net):
     """The same module when it returns its own loss, as the Trainer wants it."""
 
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__(dropout)
+    def __init__(self, dropout: float = 0.0, width: int = WIDTH) -> None:
+        super().__init__(dropout, width)
         self.config = SimpleNamespace()  # the Trainer's label smoothing reads an attribute of it
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
@@ -103,3 +104,21 @@ class Sparse(Sentences):
     def __init__(self, held_out: bool = False) -> None:
         super().__init__(held_out)
         self.labels[::5] = -100
+
+
+class Ragged(Sentences):
+    """Sentences of 3 to 10 tokens, all labelled."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        tokens = self.tokens[index, : 3 + index * 5 % (TOKENS - 2)]
+        return {"input_ids": tokens, "labels": tokens}
+
+
+def padded(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Their batch, for the Trainer."""
+    tokens = [item["input_ids"] for item in items]
+    return {
+        "input_ids": pad_sequence(tokens, batch_first=True),
+        "labels": pad_sequence(tokens, batch_first=True, padding_value=-100),
+        "attention_mask": pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True),
+    }

@@ -34,6 +34,7 @@ BASE: Arguments = {"seed": 7, "logging_steps": 1, "learning_rate": 5e-3, "num_tr
 SCHEDULE_NAMES = {"lr_end": "learning_rate_end"}
 """The keys of lr_scheduler_kwargs that have another name here."""
 
+WIDE = 48
 GPT2_CONFIG = "{" + ",".join(f"{name}:{show(value)}" for name, value in parts.GPT2.items()) + "}"
 KINDS = {
     # a module that gives logits here, and its own loss to the Trainer, which knows no other way
@@ -42,15 +43,20 @@ KINDS = {
     "stream": ["model._target_=tests.agreement.parts.Net", "task=classification"],
     "gpt2": ["model=hf_causal_lm", "model.model_type=gpt2", f"model.config={GPT2_CONFIG}", "task=language_modeling"],
 }
-KINDS["sparse"] = KINDS["gpt2"]
+KINDS["sparse"] = KINDS["ragged"] = KINDS["gpt2"]
+KINDS["wide"] = [*KINDS["plain"], f"model.width={WIDE}"]
 """What is trained, in our words."""
 DATA: dict[str, tuple[Any, Any]] = {
     "plain": (parts.Points, parts.Points),
     "stream": (parts.Stream, parts.Points),
     "gpt2": (parts.Sentences, parts.Sentences),
     "sparse": (parts.Sparse, parts.Sparse),
+    "ragged": (parts.Ragged, parts.Ragged),
 }
 """Training and evaluation data."""
+
+
+LOGGED = ("grad_norm", "learning_rate", "num_input_tokens_seen")
 
 
 @dataclass
@@ -58,7 +64,7 @@ class Run:
     """What a run left."""
 
     training: list[dict[str, float]]
-    """Logs: step, epoch, loss, grad_norm, learning_rate."""
+    """Logs: step, epoch, loss, and of LOGGED what is there."""
     evaluations: list[dict[str, float]]
     """step, epoch, eval_loss."""
     train_loss: float
@@ -90,13 +96,14 @@ def theirs(
             args=TrainingArguments(output_dir=str(directory), **arguments),
             train_dataset=train(),
             eval_dataset=held_out(held_out=True),
+            **({"data_collator": parts.padded} if kind == "ragged" else {}),
             **settings,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     history = trainer.state.log_history
     return Run(
-        training=_logs(history, "loss", "grad_norm", "learning_rate"),
+        training=_logs(history, "loss", *LOGGED),
         evaluations=_logs(history, "eval_loss"),
         train_loss=history[-1]["train_loss"],
         checkpoints={path.name for path in directory.glob("checkpoint-*")},
@@ -106,8 +113,8 @@ def theirs(
 
 
 def _model(kind: str, dropout: float) -> nn.Module:
-    if kind not in ("gpt2", "sparse"):
-        return parts.ScoredNet(dropout)
+    if kind not in ("gpt2", "sparse", "ragged"):
+        return parts.ScoredNet(dropout, WIDE if kind == "wide" else parts.WIDTH)
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model: nn.Module = GPT2LMHeadModel(GPT2Config(**parts.GPT2))
@@ -128,6 +135,30 @@ def mean_over_samples(outputs: Any, labels: Tensor, num_items_in_batch: Any) -> 
     total = F.cross_entropy(outputs["logits"], labels, reduction="sum")
     mean: Tensor = total / num_items_in_batch
     return mean
+
+
+def optimizer_options(*options: dict[str, float]) -> Any:
+    """A callback that sets options of the optimizer's param groups, one dictionary for each."""
+    from transformers import TrainerCallback
+
+    class Options(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *_: Any, optimizer: Any, **__: Any) -> None:
+            for group, given in zip(optimizer.param_groups, options, strict=True):
+                group.update(given)
+
+    return Options()
+
+
+def seeded_groups(seed: int) -> Any:
+    """A callback that gives LengthGroupedSampler, which draws from the training's randomness, a generator per epoch."""
+    from transformers import TrainerCallback
+
+    class Seeded(TrainerCallback):  # type: ignore[misc]
+        def on_epoch_begin(self, _: Any, state: Any, *__: Any, train_dataloader: Any, **___: Any) -> None:
+            sampler = train_dataloader.base_dataloader.batch_sampler.sampler
+            sampler.generator = torch.Generator().manual_seed(seed + round(state.epoch or 0))
+
+    return Seeded()
 
 
 def own_randomness() -> Any:
@@ -189,7 +220,7 @@ def ours(kind: str, arguments: Arguments, directory: Path, *more: str) -> Run:
     assert jobs.train(composition.config, directory) == [0]
     records = list(read(directory / "metrics.jsonl"))
     return Run(
-        training=_logs(records, "loss", "grad_norm", "learning_rate"),
+        training=_logs(records, "loss", *LOGGED),
         evaluations=_logs(records, "eval_loss"),
         train_loss=next(record["train_loss"] for record in records if "train_loss" in record),
         checkpoints={path.name for path in (directory / "checkpoints").glob("checkpoint-*")},
@@ -223,7 +254,8 @@ def _override(name: str, value: Any) -> Iterator[str]:
 
 
 def _logs(history: list[dict[str, Any]], key: str, *more: str) -> list[dict[str, float]]:
-    return [{name: record[name] for name in ("step", "epoch", key, *more)} for record in history if key in record]
+    names = ("step", "epoch", key, *more)
+    return [{name: record[name] for name in names if name in record} for record in history if key in record]
 
 
 def relative(a: float, b: float) -> float:
@@ -269,7 +301,7 @@ def compare(a: Run, b: Run, *, best: bool) -> Differences:
             continue
         for x, y in zip(left, right, strict=True):
             for name in x:
-                numbers[name] = max(numbers.get(name, 0.0), relative(x[name], y[name]))
+                numbers[name] = max(numbers.get(name, 0.0), relative(x[name], y.get(name, math.nan)))
     if a.checkpoints != b.checkpoints:
         rest.append(f"checkpoints {sorted(a.checkpoints)} and {sorted(b.checkpoints)}")
     if best and a.best_step != b.best_step:

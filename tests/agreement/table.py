@@ -6,10 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .runs import TOLERANCE, Arguments, mean_over_samples, own_randomness
+from .runs import BASE, TOLERANCE, Arguments, mean_over_samples, optimizer_options, own_randomness, seeded_groups
 
 OPTIMIZERS = ["adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop", "adafactor"]
-LEARNING_RATES = {"sgd": 0.1, "adagrad": 0.02}
+LEARNING_RATES = {"sgd": 0.1, "adagrad": 0.02, "schedule_free_sgd": 0.5}
+PACKAGED = {
+    **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit"), "bitsandbytes"),
+    **dict.fromkeys(("ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit"), "bitsandbytes"),
+    **dict.fromkeys(("lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit"), "bitsandbytes"),
+    **dict.fromkeys(("rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"), "bitsandbytes"),
+    **dict.fromkeys(("adamw_torch_4bit", "adamw_torch_8bit"), "torchao"),
+    "grokadamw": "grokadamw",
+    "stable_adamw": "optimi",
+}
+"""Optimizers of other packages that need nothing but their name: the module."""
+MODULES = PACKAGED | {
+    **dict.fromkeys(("schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam"), "schedulefree"),
+    **dict.fromkeys(("galore_adamw", "galore_adafactor"), "galore_torch"),
+    **dict.fromkeys(("galore_adamw_layerwise", "galore_adafactor_layerwise"), "galore_torch"),
+    **dict.fromkeys(("apollo_adamw", "apollo_adamw_layerwise"), "apollo_torch"),
+}
+"""Of the others too."""
+SCHEDULE_FREE = ("schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam")
+UNCLIPPED: Arguments = {"max_grad_norm": 0.0}
+PROJECTED: Arguments = {"optim_target_modules": "all-linear", "optim_args": "rank=8,update_proj_gap=5"}
 SCHEDULES: list[Arguments] = [
     {"lr_scheduler_type": "constant"},
     {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 4},
@@ -53,7 +73,7 @@ class Row:
     """One combination."""
 
     kind: str
-    """plain, scored or gpt2: runs.KINDS."""
+    """Of runs.KINDS."""
     arguments: Arguments
     on_purpose: str = ""
     """Where we differ, why; then the Trainer as it is must differ, and agree once ``remedy`` makes it do the same."""
@@ -69,7 +89,7 @@ class Row:
     @property
     def tolerance(self) -> float:
         """1e-6; where operations differ in their order, bf16 turns a last bit into one 65,000 times as large."""
-        weighed = self.kind in ("gpt2", "sparse") and self.arguments.get("gradient_accumulation_steps", 1) > 1
+        weighed = self.kind in ("gpt2", "sparse", "ragged") and self.arguments.get("gradient_accumulation_steps", 1) > 1
         smoothed = self.arguments.get("label_smoothing_factor")
         reordered = weighed or smoothed or self.on_purpose == WEIGHTS
         return 2e-3 if self.arguments.get("bf16") and reordered else TOLERANCE
@@ -94,6 +114,7 @@ def _own_randomness() -> dict[str, Any]:
     return {"callbacks": [own_randomness()]}
 
 
+BETAS = {"betas": (0.9, 0.95)}
 RANDOM = "the loaders and an evaluation leave no trace in the training's random state: a resume needs no replay"
 WEIGHTS = "each sample of an update weighs the same, the short micro-batch's too"
 
@@ -109,6 +130,27 @@ def rows() -> list[Row]:
                 "gpt2", optimizer(name, weight_decay=0.01, bf16=True, gradient_accumulation_steps=2, num_train_epochs=1)
             ),
         ]
+    for i, name in enumerate(PACKAGED):
+        schedule = SCHEDULES[(3 * i + 1) % len(SCHEDULES)]
+        table.append(Row("wide", optimizer(name, weight_decay=0.1, max_grad_norm=0.5, max_steps=9) | schedule))
+    for name in SCHEDULE_FREE:
+        arguments = optimizer(name, weight_decay=0.1, lr_scheduler_type="constant", eval_strategy="epoch")
+        table.append(Row("plain", arguments | {"save_strategy": "no"}))
+    for name in ("galore_adamw", "galore_adafactor"):
+        table.append(Row("plain", optimizer(name, lr_scheduler_type="cosine", max_grad_norm=0.5, **PROJECTED)))
+    table += [
+        Row(
+            "plain",
+            optimizer("galore_adamw_layerwise", lr_scheduler_type="constant", **PROJECTED, **UNCLIPPED),
+            ignored=("grad_norm",),  # which the Trainer logs as 0 then
+        ),
+        Row(  # which the Trainer offers, and cannot build
+            "plain",
+            optimizer("galore_adafactor_layerwise", **PROJECTED, **UNCLIPPED),
+            remedy={"optim": "galore_adafactor"},
+        ),
+        Row("plain", optimizer("apollo_adamw", adam_epsilon=1e-6, adam_beta2=0.999, **PROJECTED)),
+    ]
     table += [Row("plain", schedule | {"max_steps": 13}) for schedule in SCHEDULES]
     table += [
         Row("plain", PLATEAU),
@@ -203,6 +245,16 @@ def rows() -> list[Row]:
         # micro-batches and evaluation batches without a label
         Row("sparse", {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 6, "max_steps": 8}),
         Row("sparse", {"per_device_train_batch_size": 7, "per_device_eval_batch_size": 1, "eval_strategy": "epoch"}),
+        # sentences of unequal lengths, and what is counted of them
+        Row("ragged", {"gradient_accumulation_steps": 2, "include_num_input_tokens_seen": "all"}),
+        Row("ragged", {"average_tokens_across_devices": False, "include_num_input_tokens_seen": "non_padding"}),
+        # its order is the seed's here, and always that of the seed 42 in the Trainer
+        Row(
+            "ragged",
+            {"train_sampling_strategy": "batch_rebalance", "gradient_accumulation_steps": 3, "seed": 42}
+            | {"per_device_train_batch_size": 5, "num_train_epochs": 2},
+            ignored=("epoch",),  # its shares are counted in micro-batches; the Trainer's last update has more of them
+        ),
         # a stream has no length: its epochs are whole ones here, and shares of max_steps in the Trainer
         Row("stream", {"max_steps": 9, "eval_strategy": "epoch", "save_strategy": "epoch"}, ignored=("epoch",)),
         Row("stream", {"max_steps": 16, "per_device_train_batch_size": 10, **SCHEDULES[2]}, ignored=("epoch",)),
@@ -237,6 +289,36 @@ ON_PURPOSE = [
         remedy={"lr_scheduler_kwargs": PLATEAU["lr_scheduler_kwargs"] | {"mode": "max"}},
     ),
     Row("plain", {}, on_purpose=RANDOM, settings=_own_randomness, ours=("model.dropout=0.3",)),
+    Row(
+        "ragged",
+        {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 3},
+        on_purpose="the order is a function of the seed, not of the training's random state",
+        settings=lambda: {"callbacks": [seeded_groups(BASE["seed"])]},
+    ),
+    Row(
+        "plain",
+        optimizer("galore_adamw", weight_decay=0.1, adam_beta2=0.95, **PROJECTED),
+        on_purpose="weight decay and betas act on GaLore's parameters too",
+        settings=lambda: {"callbacks": [optimizer_options(BETAS, BETAS | {"weight_decay": 0.1})]},
+    ),
+    Row(
+        "plain",
+        optimizer("apollo_adamw", weight_decay=0.1, adam_beta2=0.95, **PROJECTED),
+        on_purpose="weight decay, betas and eps act on all parameters",
+        settings=lambda: {"callbacks": [optimizer_options(BETAS | {"eps": 1e-8}, {"weight_decay": 0.1})]},
+    ),
+    Row(
+        "plain",
+        optimizer("galore_adamw_layerwise", **PROJECTED, **UNCLIPPED),
+        on_purpose="layerwise updates take the schedule's rate; the Trainer's take the peak's and log the schedule's",
+        remedy={"optim": "galore_adamw"},
+    ),
+    Row(
+        "plain",
+        optimizer("apollo_adamw_layerwise", adam_epsilon=1e-6, **PROJECTED, **UNCLIPPED),
+        on_purpose="layerwise projections are the usual ones, not the same for each weight; a norm is logged",
+        remedy={"optim": "apollo_adamw"},
+    ),
     Row(
         "plain",
         {"eval_strategy": "steps", "eval_steps": 3, "gradient_accumulation_steps": 2, "max_steps": 6},

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -19,6 +21,15 @@ ROWS = table.rows()
 
 
 def check(row: table.Row, directory: Path) -> None:
+    if module := table.MODULES.get(row.arguments.get("optim", "")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the packages' own
+            pytest.importorskip(module)
+    with torch.compiler.set_stance("force_eager"):  # torchao's steps take 20 s to compile
+        _check(row, directory)
+
+
+def _check(row: table.Row, directory: Path) -> None:
     mine = runs.ours(row.kind, row.arguments, directory / "ours", *row.ours)
     best = "metric_for_best_model" in row.arguments or "load_best_model_at_end" in row.arguments
     dropout: dict[str, Any] = {"dropout": 0.3} if "model.dropout=0.3" in row.ours else {}
@@ -84,10 +95,10 @@ def test_combinations_that_nobody_chose_agree(number: int, tmp_path: Path) -> No
 
 def draw(dice: random.Random) -> table.Row:
     """A combination at random."""
-    kind = dice.choice(["plain", "scored", "gpt2"])
+    kind = dice.choice(["plain", "scored", "wide", "gpt2", "ragged"])
     steps = dice.randint(9, 16)  # warmup_stable_decay needs 9
     accumulation, batch = dice.choice([1, 1, 2, 3, 4]), dice.randint(2, 12)
-    arguments: dict[str, Any] = table.optimizer(dice.choice(table.OPTIMIZERS))
+    arguments: dict[str, Any] = table.optimizer(dice.choice([*table.OPTIMIZERS, *table.PACKAGED]))
     arguments |= dice.choice([*table.SCHEDULES, table.PLATEAU]) | {
         "seed": dice.randrange(1000),
         "per_device_train_batch_size": batch,
@@ -112,7 +123,7 @@ def draw(dice: random.Random) -> table.Row:
     updates = -(-parts.SAMPLES // (batch * accumulation))
     arguments |= {"max_steps": steps} if dice.random() < 0.5 else {"num_train_epochs": round(steps / updates, 2)}
     ragged = accumulation > 1 and parts.SAMPLES % batch and parts.SAMPLES % (batch * accumulation) > batch
-    if not ragged or kind == "gpt2" or ("max_steps" in arguments and steps < updates):
+    if not ragged or kind in ("gpt2", "ragged") or ("max_steps" in arguments and steps < updates):
         return table.Row(kind, arguments)
     if arguments["label_smoothing_factor"]:  # compute_loss_func, which weighs samples, replaces it
         arguments |= {"label_smoothing_factor": 0.0}

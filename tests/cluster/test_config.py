@@ -40,7 +40,6 @@ def test_two_kinds_of_gpu(compose: Compose) -> None:
     ("overrides", "line", "cure"),
     [
         (["launch.nnodes=2", "parallel=single"], "needs an engine for several ranks", "parallel=ddp"),
-        (["launch.nnodes=2", "launch.max_restarts=1"], "ranks of one machine only", "launch.max_restarts=0"),
         (
             ["cluster=slurm", "cluster.gpus_per_node=2", "run.use_cpu=true"],
             "would stay idle",
@@ -101,7 +100,7 @@ def test_a_problem_says_that_a_clusters_file_is_where_it_came_from(tmp_path: Pat
 
 def test_where_it_cannot_be_submitted(tmp_path: Path) -> None:
     (line,) = fails(tmp_path, "cluster=slurm", path="/nowhere")
-    assert line == "cluster=slurm (default): there is no sbatch on PATH: not a Slurm cluster"
+    assert line == "cluster=slurm (command line): there is no sbatch on PATH: not a Slurm cluster"
     (line,) = fails(tmp_path, "launch.nnodes=2")
     assert "this command starts one machine's ranks" in line
     (line,) = fails(tmp_path, "-m", "cluster=local,slurm")

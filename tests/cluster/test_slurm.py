@@ -19,7 +19,8 @@ pytestmark = pytest.mark.slow
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 MINE = """
-import time, torch
+import os, signal, time, torch
+from pathlib import Path
 
 class Data(torch.utils.data.Dataset):
     def __len__(self):
@@ -33,6 +34,21 @@ class Net(torch.nn.Sequential):
 
     def forward(self, x):
         time.sleep(0.05)
+        return super().forward(x)
+
+class Faulty(Net):
+    def __init__(self, fault, rank, times=1):
+        super().__init__()
+        self.fault, self.rank, self.times, self.calls = fault, rank, times, 0
+
+    def forward(self, x):
+        self.calls += 1
+        marks = [Path(f"{self.fault}-{i}") for i in range(self.times) if not Path(f"{self.fault}-{i}").exists()]
+        if self.calls == 4 and os.environ["RANK"] == self.rank and marks:
+            marks[0].touch()
+            if self.fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("no good")
         return super().forward(x)
 """
 EXPERIMENT = """# @package _global_
@@ -165,9 +181,36 @@ def test_a_sweep_is_an_array(project: Path, slurm: dict[str, str]) -> None:
 
 
 def test_two_machines(project: Path, slurm: dict[str, str]) -> None:
-    submit(project, slurm, "launch.nnodes=2", "hydra.run.dir=two", "train.max_steps=3")
+    submit(project, slurm, "launch.nnodes=2", "hydra.run.dir=two", "train.max_steps=6")
     wait(project / "two")
     assert manifest(project / "two")["world_size"] == 2
+
+
+RESTARTS = ["launch.nnodes=2", "launch.max_restarts=1", "train.max_steps=6", "checkpoint.save_steps=2"]
+
+
+def test_two_machines_start_again(project: Path, slurm: dict[str, str]) -> None:
+    faulty = (
+        "model._target_=mine.Faulty",
+        "model.fault={0}",
+        "model.rank='{1}'",
+        "model.times={2}",
+        "hydra.run.dir={0}",
+    )
+    job = submit(project, slurm, *RESTARTS, *(word.format("kill", 0, 1) for word in faulty)).split()[1].rstrip(":")
+    submit(project, slurm, *RESTARTS, *(word.format("raise", 1, 9) for word in faulty))
+    (project / "checkpoint-3").mkdir()
+    submit(project, slurm, *RESTARTS, "hydra.run.dir=final", "checkpoint.resume_from_checkpoint=checkpoint-3")
+    wait_for(lambda: not ask(slurm, "squeue", "--noheader"), "the queue is empty", 120)
+    killed, raises, final = (manifest(project / name) for name in ("kill", "raise", "final"))
+    assert (killed["status"], [one["job_id"] for one in killed["restarts"]]) == ("completed", [job])
+    assert [resumed["step"] for resumed in killed["resumed"]] == [2]
+    assert losses(project / "kill") == losses(project / "two")
+    assert (raises["status"], len(raises["restarts"])) == ("failed", 1)
+    assert "ValueError: no good" in raises["error"]
+    assert "ValueError: no good" in raises["restarts"][0]["error"]
+    assert (final["status"], final["restarts"]) == ("failed", [])  # it would fail again
+    assert "CheckpointError" in final["error"]
 
 
 def test_sruns_own_tasks_are_ranks(project: Path, slurm: dict[str, str]) -> None:

@@ -137,6 +137,7 @@ CARRIED: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"parallel": "zero3", "parallel.offload_optimizer": "cpu"},
     ),
     ({"parallelism_config": {"tp_size": 2}}, {"parallel": "mesh", "parallel.tp_size": 2}),
+    ({"parallelism_config": {"cp_size": 2, "tp_size": 1}}, {"parallel": "mesh", "parallel.cp_size": 2}),
     ({"deepspeed": {"zero_optimization": {"stage": 2}, "train_batch_size": "auto"}}, {"parallel": "zero2"}),
     ({"ddp_find_unused_parameters": None, "ddp_bucket_cap_mb": 10}, {"parallel.ddp_bucket_cap_mb": 10}),
     ({"ddp_backend": "gloo"}, {"parallel.ddp_backend": "gloo"}),
@@ -162,7 +163,9 @@ REMARKED: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"overwrite_output_dir": True}, {}, ["overwrite_output_dir=true: runs never overwrite"]),
     ({"overwrite_output_dir": False, "past_index": -1, "jit_mode_eval": False, "local_rank": 0}, {}, []),
     ({"learning_rat": 1}, {}, ["learning_rat=1: is no name"]),
-    ({"optim": "lomo"}, {}, ["optim=lomo: updates the weights inside backward"]),
+    ({"optim": "adamw_9bit"}, {}, ["optim=adamw_9bit: is not among optim's options"]),
+    ({"optim": "lomo", "max_grad_norm": 0.5}, {"optim": "lomo"}, ["max_grad_norm=0.5: is without effect with lomo"]),
+    ({"optim": "apollo_adamw_layerwise", "max_grad_norm": 1.0}, {"optim": "apollo_adamw_layerwise"}, []),
     ({"optim": "sgd", "adam_beta1": 0.8}, {"optim": "sgd"}, ["adam_beta1=0.8: is not used by sgd"]),
     (
         {"lr_scheduler_type": "constant", "warmup_steps": 5},
@@ -195,8 +198,15 @@ REMARKED: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ),
     (
         {"deepspeed": ZERO},
-        {"parallel": "zero3", "precision": "bf16", "parallel.overlap_comm": True},
-        ["deepspeed.zero_optimization.zebra=1"],
+        {
+            "parallel": "deepspeed",
+            "precision": "bf16",
+            "parallel.config.zero_optimization.stage": 3,
+            "parallel.config.zero_optimization.overlap_comm": True,
+            "parallel.config.zero_optimization.zebra": 1,
+            "parallel.config.bf16.enabled": True,
+        },
+        [],
     ),
     (
         {"fsdp_config": {"reshard_after_forward": True}},
@@ -346,7 +356,7 @@ def test_a_deepspeed_file_goes_over_whole(tmp_path: Path) -> None:
     file.write_text('{"zero_optimization": {"stage": 2}, "gradient_accumulation_steps": 4, "bf16": {"enabled": true}}')
     assert imported({"deepspeed": str(file)}) == (
         {
-            "parallel": "zero2",
+            "parallel": "deepspeed",
             "parallel.config": str(file),
             "precision": "bf16",
             "train.gradient_accumulation_steps": 4,

@@ -13,7 +13,9 @@ import yaml
 from trainer.commands import main
 from trainer.compose import Composition, compose
 from trainer.interchange import accelerate, deepspeed
-from trainer.schema.deepspeed import autos, passed_on
+from trainer.run_directory import config_hash
+from trainer.schema.deepspeed import autos, effective, passed_on
+from trainer.schema.parallel import DeepSpeed
 
 Compose = Callable[..., Composition]
 AUTO = "auto"
@@ -148,12 +150,62 @@ def test_every_conflict_of_a_file_is_a_line_with_both_values(tmp_path: Path) -> 
     assert all(line.startswith(f"parallel.config={file} (command line): ") for line in text.splitlines())
 
 
-@pytest.mark.parametrize(("content", "what"), [("{", "is no JSON: line 1"), ("[1]", "is not a JSON object")])
-def test_what_is_no_deepspeed_file(content: str, what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"{", "is no JSON: line 1"),
+        (b"[1]", "is not a JSON object"),
+        (b"\xff\x80", "is not UTF-8 text"),
+        (b'{"a":' * 60 + b"1" + b"}" * 60, "is nested deeper than 50 levels"),
+        (b"[" * 100_000, "is nested deeper than 50 levels"),
+        (b" " * (1 << 21) + b"{}", "is longer than 1048576 bytes"),
+    ],
+)
+def test_what_is_no_deepspeed_file(content: bytes, what: str, tmp_path: Path) -> None:
     file = tmp_path / "ds.json"
-    file.write_text(content)
+    file.write_bytes(content)
     assert what in lines(compose(["parallel=deepspeed", f"parallel.config={file}"]))
     assert "No such file" in lines(compose(["parallel=deepspeed", f"parallel.config={tmp_path}/none.json"]))
+
+
+def test_a_files_content_is_part_of_the_config(tmp_path: Path) -> None:
+    """So an edited file is another config, and a queued job or a resumed run has the one that it was given."""
+    file = write(tmp_path / "ds.json", {"zero_optimization": {"stage": 3}, "steps_per_print": 7})
+    overrides = ["parallel=deepspeed", f"parallel.config={file}"]
+    before = compose(overrides)
+    assert before.config
+    assert before.config.parallel.config == {"zero_optimization": {"stage": 3}, "steps_per_print": 7}
+    assert before.cfg.parallel.config.zero_optimization.stage == 3
+    mapping = compose(
+        ["parallel=deepspeed", "parallel.config={zero_optimization:{stage:3}}", "parallel.config.steps_per_print=7"]
+    )
+    assert mapping.config
+    assert mapping.config.parallel == before.config.parallel
+    write(file, {"zero_optimization": {"stage": 3}, "steps_per_print": 8})
+    after = compose(overrides)
+    hashes = [config_hash(composition.config) for composition in (before, mapping, after)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert "parallel.config=3 (command line): is no DeepSpeed JSON" in lines(
+        compose([overrides[0], "parallel.config=3"])
+    )
+
+
+def test_where_a_files_path_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "ds.json", {"gradient_clipping": 0.5})
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    recipe = "# @package _global_\ndefaults:\n  - override /parallel: deepspeed\nparallel:\n  config: ds.json\n"
+    (tmp_path / "conf/experiment/mine.yaml").write_text(recipe)
+    said = "parallel.config=ds.json (conf/experiment/mine.yaml:5): "
+    assert lines(compose(["experiment=mine"])) == said + "gradient_clipping=0.5 but train.max_grad_norm=1.0"
+    (tmp_path / "ds.json").unlink()
+    assert lines(compose(["experiment=mine"])) == said + "No such file or directory"
+
+
+def test_the_plan_is_of_the_files_stage() -> None:
+    content = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "reduce_bucket_size": AUTO}
+    node = effective(DeepSpeed(config={"zero_optimization": content}))
+    assert (node.zero_stage, node.offload_optimizer, node.reduce_bucket_size) == (3, "cpu", 500_000_000)
 
 
 ROUND: list[list[str]] = [
@@ -207,7 +259,7 @@ def test_deepspeed_round_trip(overrides: list[str], tmp_path: Path, capsys: pyte
 
 def test_only_deepspeed_is_exported_as_deepspeed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "deepspeed", "parallel=ddp"]) == 2
-    assert "parallel (default): is not DeepSpeed; fix: parallel=zero2" in capsys.readouterr().err
+    assert "parallel (command line): is not DeepSpeed; fix: parallel=zero2" in capsys.readouterr().err
 
 
 COMMON: dict[str, Any] = {
@@ -304,6 +356,7 @@ def test_accelerates_other_engines_are_refused(tmp_path: Path, capsys: pytest.Ca
         ["parallel=fsdp_grad_op", "launch.nproc_per_node=2", "parallel.transformer_layer_cls_to_wrap=[A,B]"],
         ["parallel=fsdp", "parallel.auto_wrap_policy=SIZE_BASED_WRAP", "parallel.min_num_params=1000"],
         ["parallel=mesh", "parallel.tp_size=2", "parallel.dp_shard_size=2", "launch.nproc_per_node=4"],
+        ["parallel=mesh", "parallel.cp_size=2", "parallel.dp_shard_size=2", "launch.nproc_per_node=4"],
         ["parallel=zero2_offload", "launch.nproc_per_node=2", "train.max_grad_norm=0.2"],
     ],
     ids=lambda o: " ".join(o[:1]),
@@ -317,6 +370,13 @@ def test_accelerate_round_trip(overrides: list[str], tmp_path: Path, capsys: pyt
     assert here is not None
     assert here.parallel == there.parallel
     assert (here.precision, here.memory, here.train) == (there.precision, there.memory, there.train)
+
+
+def test_accelerate_takes_no_content_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "accelerate", "parallel=deepspeed", "parallel.config={steps_per_print:7}"]) == 0
+    captured = capsys.readouterr()
+    assert yaml.safe_load(captured.out)["deepspeed_config"]["deepspeed_config_file"] == "ds_config.json"
+    assert "`trainer export deepspeed ... > ds_config.json`" in captured.err
 
 
 def test_accelerate_reads_what_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

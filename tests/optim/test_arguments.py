@@ -10,6 +10,7 @@ from torch import nn
 
 from trainer.calls import check_calls
 from trainer.compose import Composition
+from trainer.launch import world_size
 from trainer.optim import make_optimizer
 from trainer.problems import ConfigError
 from trainer.schema import optim, optim_packages
@@ -90,7 +91,15 @@ def lines(compose: Compose, *overrides: str) -> list[str]:
         (["optim=sgd", "optim.optim_args={nesterov: 1}"], "needs optim.momentum above 0"),
         (["optim=adamw", "optim.optim_args='capturabel=true'"], "did you mean capturable"),
         (["optim=ademamix", "optim.optim_args='beta5=0.1'"], "AdEMAMix takes no beta5"),
-        (["optim=lomo"], "updates the weights inside backward"),
+        (["optim=lomo", "train.max_grad_norm=1"], "excludes optim.layerwise=true"),
+        (["optim=lomo", "train.gradient_accumulation_steps=2"], "fix: train.gradient_accumulation_steps=1"),
+        (["optim=lomo", "train.nan_policy=skip"], "fix: train.nan_policy=rollback"),
+        (["optim=lomo", "precision=fp16"], "fix: precision.fp16=false"),
+        (["optim=lomo", "launch.nproc_per_node=2"], "fix: launch.nproc_per_node=1"),
+        (["optim=adalomo", "parallel=fsdp"], "fix: parallel=single"),
+        (["optim=galore_adamw_layerwise", "parallel=zero2"], "fix: parallel=single"),
+        (["optim=galore_adamw", "optim.layerwise=true"], "train.max_grad_norm=1.0 (default)"),
+        (["optim=galore_adamw", "optim.optim_args='layerwise=true'"], "fix: optim.layerwise=VALUE"),
         (["optim=lion"], "fix: optim=lion_32bit"),
         (
             [
@@ -108,6 +117,15 @@ def test_rule(compose: Compose, overrides: list[str], words: str) -> None:
     found = lines(compose, *overrides)
     assert len(found) == 1, found
     assert words in found[0]
+
+
+def test_a_layerwise_optimizer_is_one_word(compose: Compose) -> None:
+    composition = compose("optim=adalomo")
+    assert not composition.problems
+    assert composition.config is not None
+    assert composition.config.train.max_grad_norm == 0
+    assert world_size(composition.config) == 1  # whatever GPUs there are
+    assert not lines(compose, "optim=lomo", "optim.layerwise=false", "train.gradient_accumulation_steps=2")
 
 
 @pytest.mark.parametrize("option", ["muon", "adafactor", "adamw", "adam", "rprop"])

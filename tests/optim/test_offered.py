@@ -29,8 +29,10 @@ ELSEWHERE = {"adamw_apex_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "ad
 """Need other hardware or Pythons: composed here, not run."""
 
 RATES = {"adadelta": 1.0, "sgd": 0.1, "asgd": 0.1, "adagrad": 1e-2, "schedule_free_sgd": 0.3}
+RATES |= {"lomo": 0.1, "adalomo": 0.03}
 ARGUMENTS = {
     "galore_adamw": ["optim.rank=8", "optim.update_proj_gap=4"],
+    "galore_adamw_8bit": ["optim.rank=64", "optim.update_proj_gap=4"],
     "galore_adafactor": ["optim.rank=8", "optim.update_proj_gap=4"],
     "apollo_adamw": ["optim.rank=8", "optim.update_proj_gap=4"],
     "schedule_free_radam": ["optim.silent_sgd_phase=false"],
@@ -55,12 +57,13 @@ class Net(nn.Module):
 class Run:
     """One process's engine, model and optimizer."""
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, max_grad_norm: float = 1.0) -> None:
         torch.manual_seed(0)
         self.engine = SingleEngine(Single(), precision=Precision(), device=torch.device("cpu"))
         self.model, self.optimizer = self.engine.setup(
-            Net(), lambda module: make_optimizer(node, module), max_grad_norm=1.0
+            Net(), lambda module: make_optimizer(node, module), max_grad_norm=max_grad_norm
         )
+        self.norms: list[float] = []
         train_weights(self.optimizer)
 
     def train(self, first: int, last: int) -> list[float]:
@@ -70,7 +73,7 @@ class Run:
             ids = torch.randint(0, 64, (32,), generator=generator)
             loss = nn.functional.cross_entropy(self.model(ids), (ids * 7 + 1) % 64)
             self.engine.backward(loss)
-            self.engine.step()
+            self.norms.append(self.engine.step().grad_norm.item())
             losses.append(loss.item())
         return losses
 
@@ -90,7 +93,8 @@ class Run:
 
 def node_of(compose: Compose, option: str, *overrides: str) -> Any:
     rate = RATES.get(option, 3e-3)
-    config = compose(f"optim={option}", f"optim.learning_rate={rate}", *ARGUMENTS.get(option, ()), *overrides).config
+    given = ARGUMENTS.get(option.removesuffix("_layerwise"), ())
+    config = compose(f"optim={option}", f"optim.learning_rate={rate}", *given, *overrides).config
     assert config is not None
     return config.optim
 
@@ -169,6 +173,22 @@ def test_grokadamw_equals_the_package(compose: Compose) -> None:
     groups = [{k: group[k] for k in ("params", "weight_decay")} for group in theirs.optimizer.param_groups]
     theirs.engine._optimizer = package.GrokAdamW(groups, lr=3e-3)
     assert mine.train(0, 5) == pytest.approx(theirs.train(0, 5), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_galore_with_8_bits_equals_the_package(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pytest.importorskip("galore_torch")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    node = node_of(compose, "galore_adamw_8bit", "optim.weight_decay=0.1", "optim.optim_target_modules=[first]")
+    mine, theirs = Run(node), Run(node)
+    groups = [{k: v for k, v in g.items() if k not in ("lr", "betas", "eps")} for g in theirs.optimizer.param_groups]
+    # today's bitsandbytes reads these two as max_unorm and skip_zeros
+    reference = package.GaLoreAdamW8bit(groups, lr=3e-3, percentile_clipping=0.0, block_wise=False)
+    reference.mng = mine.optimizer.mng  # type: ignore[attr-defined]  # not what other tests' optimizers told the process
+    theirs.engine._optimizer = reference
+    assert mine.train(0, 7) == theirs.train(0, 7)
+    assert mine.optimizer.state[mine.model.get_parameter("first.weight")]["state1"].dtype == torch.uint8
+    assert all(torch.equal(value, theirs.weights()[name]) for name, value in mine.weights().items())
 
 
 @pytest.mark.parametrize("option", sorted(set(OPTIONS)))

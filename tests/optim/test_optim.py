@@ -119,13 +119,14 @@ def test_torchs_optimizers_to_the_bit(
     same(train(mine, optimizer), train(theirs, reference(trainer_groups(theirs, 0.1))))
 
 
-@pytest.mark.parametrize("beta1", [None, 0.9])
-def test_adafactor_equals_transformers(beta1: float | None) -> None:
+@pytest.mark.parametrize(("beta1", "scale"), [(None, False), (0.9, False), (None, True)])
+def test_adafactor_equals_transformers(beta1: float | None, scale: bool) -> None:
     transformers = pytest.importorskip("transformers.optimization")
     mine, theirs = model(), model()
-    optimizer = make_optimizer(schema.Adafactor(learning_rate=1e-2, weight_decay=0.1, beta1=beta1), mine)
+    node = schema.Adafactor(learning_rate=1e-2, weight_decay=0.1, beta1=beta1, scale_parameter=scale)
+    optimizer = make_optimizer(node, mine)
     reference = transformers.Adafactor(
-        trainer_groups(theirs, 0.1), lr=1e-2, beta1=beta1, scale_parameter=False, relative_step=False
+        trainer_groups(theirs, 0.1), lr=1e-2, beta1=beta1, scale_parameter=scale, relative_step=False
     )
     same(train(mine, optimizer), train(theirs, reference), rtol=1e-6, atol=1e-6)
 

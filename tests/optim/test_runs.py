@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from tests import jobs
 from trainer import shards
-from trainer.schema.optim_packages import ApolloAdamW, BnbAdamW, ScheduleFreeAdamW, StableAdamW
+from trainer.schema.optim import AdaLomo
+from trainer.schema.optim_packages import ApolloAdamW, BnbAdamW, GaLoreAdamW, ScheduleFreeAdamW, StableAdamW
 from trainer.schema.scheduler import Constant
 
 pytest.importorskip("schedulefree")
@@ -21,12 +22,17 @@ NODES: dict[str, Any] = {
     "bitsandbytes": lambda: BnbAdamW(learning_rate=1e-2, optim_bits=8, optim_args="min_8bit_size=16"),
     "apollo": lambda: ApolloAdamW(learning_rate=1e-2, rank=2, update_proj_gap=3),
     "stable_adamw": lambda: StableAdamW(learning_rate=1e-2),
+    "galore_layerwise": lambda: GaLoreAdamW(learning_rate=1e-2, rank=2, update_proj_gap=3, layerwise=True),
+    "adalomo": lambda: AdaLomo(learning_rate=0.03, weight_decay=0.1),
 }
 
 
 def config(name: str, *callbacks: Any) -> Any:
     made = jobs.make_config(optim=NODES[name](), scheduler=Constant())
     made.callbacks = dict(callbacks)
+    if getattr(made.optim, "layerwise", False):
+        made.train.max_grad_norm, made.train.gradient_accumulation_steps = 0.0, 1
+        made.train.per_device_train_batch_size *= 2
     return made
 
 

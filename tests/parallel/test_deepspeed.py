@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.parallel.even import EvenRun
 from tests.parallel.traps import CPU, Logged, Run
 from tests.ranks import run_ranks
 from trainer import distributed
+from trainer.compose import Composition
 from trainer.parallel.deepspeed import DeepSpeedEngine
 from trainer.schema.parallel import DDP, DeepSpeed
 from trainer.schema.precision import Precision
@@ -54,8 +56,7 @@ def test_an_optimizer_that_needs_whole_matrices_is_refused() -> None:
     assert "Adafactor cannot do; fix: parallel=fsdp" in run_ranks(refused, world_size=1)[0]
 
 
-def file_of_ones_own(path: Path) -> tuple[dict[str, object], list[Logged], list[Logged]]:
-    node = DeepSpeed(ddp_timeout=60, config=str(path))
+def file_of_ones_own(node: DeepSpeed) -> tuple[dict[str, object], list[Logged], list[Logged]]:
     run = EvenRun(node)
     reached = dict(run.engine._engine._config._param_dict)
     logged = run.train(0, 4)
@@ -65,13 +66,18 @@ def file_of_ones_own(path: Path) -> tuple[dict[str, object], list[Logged], list[
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_file_of_ones_own_reaches_deepspeed_without_auto(stage: int, tmp_path: Path) -> None:
+def test_a_file_of_ones_own_reaches_deepspeed_without_auto(
+    stage: int, tmp_path: Path, compose: Callable[..., Composition]
+) -> None:
     zero = {"stage": stage, "reduce_bucket_size": "auto", "contiguous_gradients": True, "overlap_comm": False}
     zero |= {"stage3_max_live_parameters": 1e8, "prefetch_bucket_size": "auto"} if stage == 3 else {}
     content = {"zero_optimization": zero, "bf16": {"enabled": "auto"}, "train_batch_size": "auto"}
     path = tmp_path / "ds.json"
     path.write_text(json.dumps(content | {"steps_per_print": 7, "wall_clock_breakdown": False}))
-    for reached, logged, expected in run_ranks(file_of_ones_own, path, timeout=120):
+    config = compose("parallel=deepspeed", f"parallel.config={path}", "parallel.ddp_timeout=60").config
+    assert config
+    path.unlink()  # what is composed is frozen
+    for reached, logged, expected in run_ranks(file_of_ones_own, config.parallel, timeout=120):
         assert '"auto"' not in json.dumps(reached)
         assert reached["steps_per_print"] == 7
         assert stage == 2 or reached["zero_optimization"]["stage3_max_live_parameters"] == 1e8  # type: ignore[index]

@@ -132,7 +132,7 @@ def test_what_cannot_be_cut_is_refused_in_a_line() -> None:
     assert "Even has no tp_plan; fix: parallel.tp_plan=" in none
     assert "is a Block; only Linear and Embedding are cut" in kind
     assert "share a weight must be cut alike" in tied
-    assert "dp_shard_size 0 x tp_size 3 are not 2 ranks" in sizes
+    assert "dp_shard_size 0 x cp_size 1 x tp_size 3 are not 2 ranks" in sizes
 
 
 def test_a_plans_star_is_one_segment() -> None:

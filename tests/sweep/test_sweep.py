@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer import run_directory
+
 TRAIN = Path(__file__).parents[2] / "train.py"
 TINY = [
     "experiment=null",
@@ -126,3 +128,16 @@ def test_params_of_the_config_are_swept(project: Path) -> None:
         "optim.learning_rate=-1",
         "optim.learning_rate=-2",
     ]
+
+
+def test_a_trial_that_another_process_runs_is_left_alone(project: Path) -> None:
+    manifests = [project / "sweep" / number / "manifest.json" for number in "01"]
+    for manifest in manifests:
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text('{"status": "running"}')
+        run_directory.hold(manifest.parent)
+    arguments = command("-m", "run.seed=1,2", "hydra.sweep.dir=sweep", "checkpoint.resume_from_checkpoint=auto")
+    done = subprocess.run(arguments, cwd=project, capture_output=True, text=True, timeout=60, env=environment())
+    assert done.returncode == 1
+    assert done.stderr.count(f"holds a run that is running now: process {os.getpid()} on") == 2
+    assert [manifest.read_text() for manifest in manifests] == ['{"status": "running"}'] * 2

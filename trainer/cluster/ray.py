@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cli import Prepared, start
+from ..cli import Prepared, guarded, start
 from ..schema.cluster import Ray
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def main(file: str) -> int:
     run: Prepared = pickle.loads(Path(file).read_bytes())
     os.environ.update(run.environment)
     sys.argv = list(run.argv)
-    return start(run)
+    return guarded(lambda: start(run))
 
 
 if __name__ == "__main__":

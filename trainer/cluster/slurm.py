@@ -1,4 +1,4 @@
-"""`cluster=slurm`: runs become jobs, a sweep one array, by submitit."""
+"""`cluster=slurm`: runs become jobs, a sweep one array, by submitit. Run by the job's script: see again()."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, fields, replace
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
-from ..cli import Prepared, start
+from .. import run_directory
+from ..cli import Prepared, guarded, start
 from ..launch import EXIT_CODES, join
-from ..run_directory import Status, update
+from ..run_directory import Status
 from ..schema.cluster import Slurm
 from .srun import rank_environment
 
@@ -38,7 +40,7 @@ class SlurmCluster:
 
         folder = (runs[0].directory if len(runs) == 1 else runs[0].directory.parent) / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)  # the pickles hold the config's secrets
-        parameters = [_parameters(run, sweep=len(runs) > 1) for run in runs]
+        parameters = [_parameters(run, folder, sweep=len(runs) > 1) for run in runs]
         jobs: dict[int, Any] = {}
         while missing := [number for number in range(len(runs)) if number not in jobs]:
             # one array per kind of job: a sweep may go over cluster=slurm_v100,slurm_h100
@@ -66,14 +68,13 @@ class SlurmJob:
     def __call__(self) -> None:
         from .. import interrupts
 
-        job = os.environ["SLURM_JOB_ID"]
-        if "SLURM_ARRAY_JOB_ID" in os.environ:
-            job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-        restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-        run = replace(self.run, requeued=restarts > 0, notes={"slurm": {"job_id": job, "restarts": restarts}})
+        job, restarts = _job_id(), int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        again = any(one.get("job_id") == job for one in run_directory.read(self.run.directory).get("restarts", []))
+        notes = {"slurm": {"job_id": job, "restarts": restarts}}
+        run = replace(self.run, requeued=restarts > 0 or again, notes=notes)
         os.environ.update(run.environment | rank_environment())
         sys.argv = list(run.argv)
-        code = join(lambda: run) if "RANK" in os.environ else start(run)
+        code = guarded(lambda: join(lambda: run) if "RANK" in os.environ else start(run))
         if code == EXIT_CODES[Status.preempted] and interrupts.last == signal.SIGUSR1:
             # saved; submitit's handler is back in place: on the first task it queues the job again, and exits.
             # A SIGTERM does not: it is scancel's, or a preemption's after which Slurm itself queues the job again.
@@ -85,11 +86,42 @@ class SlurmJob:
         """submitit's question what to do once the job is queued again: the same."""
         from submitit.helpers import DelayedSubmission
 
-        update(self.run.directory, status=Status.queued)
+        run_directory.update(self.run.directory, status=Status.queued)
         return DelayedSubmission(self)
 
 
-def _parameters(run: Prepared, sweep: bool) -> dict[str, Any]:
+def _job_id() -> str:
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
+def again(folder: str, code: int, number: int) -> bool:
+    """launch.max_restarts on several machines: whether the job's script, on the first of them, is to start the ranks
+    for the ``number``-th time once more, after srun has ended with ``code``. Noted in the manifest."""
+    from submitit import JobEnvironment
+    from submitit.core.utils import DelayedSubmission
+
+    os.environ["SUBMITIT_FOLDER"] = folder
+    job: Any = DelayedSubmission.load(JobEnvironment().paths.submitted_pickle).function
+    run: Prepared = job.run
+    manifest, most = run_directory.read(run.directory), run.config.launch.max_restarts
+    if manifest["status"] not in (Status.failed, Status.running) or manifest.get("final"):
+        return False
+    signals = {128 + number: number.name for number in signal.Signals}
+    how = f"was killed by {signals[code]}" if code in signals else f"exited with code {code} before its end"
+    error = manifest["error"] or f"a rank {how}"
+    if number > most:
+        if manifest["status"] == Status.running:  # no rank could say so itself
+            run_directory.finish(run.directory, Status.failed, error=error)
+        return False
+    print(f"restart {number} of {most}: {error}", file=sys.stderr)
+    run_directory.restarted(run.directory, error, job_id=_job_id())
+    run_directory.update(run.directory, status=Status.queued)
+    return True
+
+
+def _parameters(run: Prepared, folder: Path, sweep: bool) -> dict[str, Any]:
     """submitit's, from the config."""
     node, launch = run.config.cluster, run.config.launch
     assert isinstance(node, Slurm)
@@ -98,12 +130,17 @@ def _parameters(run: Prepared, sweep: bool) -> dict[str, Any]:
     # only what the submitting process added: the job's interpreter has paths of its own
     paths = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
     setup = [f"export PYTHONPATH={shlex.quote(os.pathsep.join(paths))} SUBMITIT_PREEMPT_SIGNAL={PREEMPT_SIGNAL}"]
+    restart = []
+    if several and launch.max_restarts:  # submitit's script calls srun once; here it is called until it ends well
+        ask = shlex.join([sys.executable, "-m", __name__, str(folder)])
+        loop = f'until command srun "$@"; do code=$?; {ask} $code $((++n)) || return $code; done'
+        restart = [f"srun() {{ local code n=0; {loop}; }}"]
     name = run.config.run.run_name or (run.directory.parent if sweep else run.directory).name
     return {name: value for name, value in given.items() if name not in NOT_SBATCHS} | {
         "job_name": name,
         "nodes": launch.nnodes,
         "ntasks_per_node": (launch.nproc_per_node or node.gpus_per_node or 1) if several else 1,
-        "setup": setup + node.setup,
+        "setup": setup + node.setup + restart,
         "signal_delay_s": node.signal_delay_s,
         "array_parallelism": node.array_parallelism,
         "stderr_to_stdout": True,
@@ -120,3 +157,7 @@ def _outside_of_jobs() -> Iterator[None]:
         yield
     finally:
         os.environ.update(inherited)
+
+
+if __name__ == "__main__":
+    sys.exit(not again(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -13,6 +13,7 @@ import yaml
 from ..problems import ConfigError
 
 if TYPE_CHECKING:
+    from ..origins import Origins
     from ..schema import Config
 
 WRONG = 2
@@ -51,7 +52,7 @@ def _export(args: argparse.Namespace) -> int:
         print("\n".join(dict.fromkeys(map(str, found.problems))), file=sys.stderr)
         return WRONG
     if args.kind != "training-arguments":
-        return _engine(args.kind, found.config)
+        return _engine(args.kind, found.config, found.origins)
     from ..interchange.outgoing import Outgoing
 
     result = Outgoing(found.config, found.cfg)
@@ -61,13 +62,13 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(kind: str, config: Config) -> int:
+def _engine(kind: str, config: Config, origins: Origins) -> int:
     from ..interchange import accelerate, deepspeed
 
     try:
         content, remarks = (deepspeed if kind == "deepspeed" else accelerate).outgoing(config)
     except ConfigError as error:
-        print("\n".join(error.lines()), file=sys.stderr)
+        print("\n".join(ConfigError(origins.fill(error.problems)).lines()), file=sys.stderr)
         return WRONG
     for remark in remarks:
         print(f"not exported: {remark}", file=sys.stderr)

@@ -12,6 +12,8 @@ from ..yaml_files import read
 from . import deepspeed
 from .incoming import Experiment
 
+FILE = "ds_config.json"
+"""Where Accelerate is told to look for a DeepSpeed JSON, beside the command that it launches."""
 SHARDING = {1: "FULL_SHARD", 2: "SHARD_GRAD_OP", 3: "NO_SHARD", 4: "HYBRID_SHARD", 5: "HYBRID_SHARD_ZERO2"}
 """FSDP1's strategies by Accelerate's older numbers."""
 FSDP1_ONLY = {
@@ -209,6 +211,8 @@ def outgoing(config: Config) -> tuple[dict[str, Any], list[str]]:
     elif isinstance(node, DeepSpeed):
         out["distributed_type"] = "DEEPSPEED"
         out["deepspeed_config"] = _exported_deepspeed(node, config)
+        if node.config is not None:
+            remarks.append(f"parallel.config: is a file of its own: `trainer export deepspeed ... > {FILE}`")
     else:
         raise ConfigError([Problem(key="parallel", what="is an engine that Accelerate does not know")])
     if config.compile.torch_compile:
@@ -236,15 +240,16 @@ def _exported_fsdp(node: FSDP, *, checkpointing: bool) -> dict[str, Any]:
 
 def _exported_mesh(node: Mesh, local: int, ranks: int) -> dict[str, int]:
     tp = node.tp_size or local
-    replicate = node.dp_replicate_size or max(1, ranks // ((node.dp_shard_size or max(1, local // tp)) * tp))
-    shard = node.dp_shard_size or max(1, ranks // (replicate * tp))
+    inner = node.cp_size * tp
+    replicate = node.dp_replicate_size or max(1, ranks // ((node.dp_shard_size or max(1, local // inner)) * inner))
+    shard = node.dp_shard_size or max(1, ranks // (replicate * inner))
     sizes = zip(SIZES, (replicate, shard, node.cp_size, tp), strict=True)
     return {f"parallelism_config_{name}": size for name, size in sizes}
 
 
 def _exported_deepspeed(node: DeepSpeed, config: Config) -> dict[str, Any]:
     if node.config is not None:
-        return {"deepspeed_config_file": str(Path(node.config).resolve()), "zero3_init_flag": False}
+        return {"deepspeed_config_file": FILE, "zero3_init_flag": False}
     section: dict[str, Any] = {
         "zero_stage": node.zero_stage,
         "gradient_accumulation_steps": config.train.gradient_accumulation_steps,

@@ -138,7 +138,7 @@ def outgoing(config: Config) -> tuple[dict[str, Any], list[str]]:
     node, train, remarks = config.parallel, config.train, []
     if not isinstance(node, DeepSpeed):
         raise ConfigError([Problem(key="parallel", what="is not DeepSpeed", fix="parallel=zero2")])
-    given = read(node.config) if node.config else {}
+    given = node.config or {}
     out: dict[str, Any] = passed_on(given, None)
     if node.config is None:
         zero = out["zero_optimization"]

@@ -41,7 +41,10 @@ def options(group: str) -> dict[str, tuple[type | None, dict[str, Any]]]:
     for path in sorted((conf_directory() / group).glob("*.yaml")):
         content = dict(read(path).content)
         schema = [entry for entry in content.pop("defaults", []) if isinstance(entry, dict)]
-        name = next((value for entry in schema for key, value in entry.items() if key.startswith("/schema/")), None)
+        places = {key: value for entry in schema for key, value in entry.items() if key.startswith("/schema/")}
+        key, name = next(iter(places.items()), ("", None))
+        if key.endswith(f"@{group}"):  # a file that sets other sections too
+            content = content.get(group, {})
         found[path.stem] = (OPTIONS.get("reporters" if group == "logging" else group, {}).get(str(name)), content)
     return found
 
@@ -210,11 +213,15 @@ class Translation:
         name = self.take("optim")
         option = hf.OPTIMIZERS.get(name, name)
         if option not in options("optim"):
-            self.remark("optim", name, hf.NO_OPTIMIZER.get(name, "is not among optim's options"))
+            self.remark("optim", name, "is not among optim's options")
             option = "adamw_fused"
         self.result.choices["optim"] = option
-        cls = options("optim")[option][0]
-        own = {f.name for f in fields(cls)} if cls else set()
+        cls, extra = options("optim")[option]
+        own = {f.name: f.default for f in fields(cls)} if cls else {}
+        if extra.get("layerwise", own.get("layerwise")):
+            norm = self.take("max_grad_norm")
+            if norm not in (0, hf.DEFAULTS["max_grad_norm"]):
+                self.remark("max_grad_norm", norm, f"is without effect with {name}, in the Trainer too")
         for key in (
             "learning_rate",
             "weight_decay",
@@ -304,8 +311,13 @@ class Translation:
         value = self.take("parallelism_config")
         if isinstance(value, dict):
             self.result.choices["parallel"] = "mesh"
+            sizes = {f.name for f in fields(OPTIONS["parallel"]["mesh"])}
             for name, size in value.items():
-                self.set(f"parallel.{name}", size)
+                if name in sizes:
+                    self.set(f"parallel.{name}", size)
+                elif size not in (None, 1) and not name.endswith("_backend"):  # which of two ways to the same numbers
+                    what = "has no equivalent; parallel.cp_size shares a sequence, parallel.tp_size a layer"
+                    self.remark(f"parallelism_config.{name}", size, what)
         elif value:
             self.remark("parallelism_config", value, hf.REMARKS["parallelism_config"])
         cls = options("parallel")[str(self.result.choices["parallel"])][0]

@@ -42,7 +42,9 @@ def fsdp(to: Translation, words: list[str], config: dict[str, Any]) -> None:
 
 
 def deepspeed(to: Translation, config: dict[str, Any], path: str | None) -> None:
-    """A DeepSpeed configuration: a file as it is, a mapping as fields; what TrainingArguments repeats fills gaps."""
+    """A DeepSpeed configuration: a file as it is, a mapping as fields, or whole where it says more than those; what
+    TrainingArguments repeats fills gaps."""
+    whole: Any = path or dict(config)
     zero = dict(config.pop("zero_optimization", None) or {})
     stage = zero.pop("stage", 0)
     to.result.choices["parallel"] = f"zero{stage}"
@@ -53,22 +55,18 @@ def deepspeed(to: Translation, config: dict[str, Any], path: str | None) -> None
     for key, name in TWINS.items():
         if (value := config.pop(key, "auto")) != "auto":
             to.left.setdefault(name, value)
-    if path is not None:
-        to.set("parallel.config", path)
-        return
-    own = {f.name for f in fields(OPTIONS["parallel"]["deepspeed"])} - {"config"}
     for key in ("offload_optimizer", "offload_param"):
         target = dict(zero.pop(key, None) or {})
-        to.set(f"parallel.{key}", target.pop("device", "none"))
+        zero[key] = target.pop("device", "none")
         zero |= {"nvme_path": target.pop("nvme_path")} if "nvme_path" in target else {}
         zero |= {f"{key}.{name}": value for name, value in target.items()}
-    written = {**{f"zero_optimization.{key}": value for key, value in zero.items()}, **config}
-    for full, value in written.items():
-        key = full.removeprefix("zero_optimization.")
-        if key in own and key != full:
-            to.set(f"parallel.{key}", value)
-        elif value != "auto" and key not in ("train_batch_size", "steps_per_print", "wall_clock_breakdown"):
-            to.remark(f"deepspeed.{full}", value, "is no field; parallel.config takes a DeepSpeed file whole")
+    own = {f.name for f in fields(OPTIONS["parallel"]["deepspeed"])} - {"config"}
+    said = {key: value for key, value in {**zero, **config}.items() if value != "auto" and key not in SILENT}
+    if path is None and said.keys() <= own:
+        to.result.settings |= {f"parallel.{key}": value for key, value in said.items()}
+    else:
+        to.result.choices["parallel"] = "deepspeed"
+        to.set("parallel.config", whole)
 
 
 TWINS = {
@@ -77,3 +75,5 @@ TWINS = {
     "gradient_clipping": "max_grad_norm",
 }
 """DeepSpeed's keys -> the arguments they repeat."""
+SILENT = ("train_batch_size", "steps_per_print", "wall_clock_breakdown")
+"""A product of others, and reports that are this trainer's business."""

@@ -67,7 +67,10 @@ def deviation(node: schema.GPT) -> float:
 
 
 class GPT(nn.Module):
-    """Token ids (B, T) to logits (B, T, vocab_size) of the next token. Learned positions, pre-norm, untied head."""
+    """Token ids (B, T) to logits (B, T, vocab_size) of the next token. Learned positions, pre-norm, untied head.
+
+    ``position_ids`` (1, T) or (B, T), where the tokens stand in their sequence, default to 0 .. T - 1.
+    """
 
     tp_plan: ClassVar[dict[str, str]] = {"blocks.*.mlp_in": "colwise", "blocks.*.mlp_out": "rowwise"}
     """Queries, keys and values are one product, whose rows no range of which makes up heads: attention stays whole."""
@@ -85,11 +88,13 @@ class GPT(nn.Module):
         # small, so that the loss starts at log(vocab_size)
         self.head = Linear(node.n_embd, node.vocab_size, std=0.02, bias=False)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
         length = input_ids.shape[-1]
         if length > self.block_size:
             raise ValueError(f"a sequence of {length} tokens; model.block_size={self.block_size} is the longest")
-        x = self.tokens(input_ids) + self.positions(torch.arange(length, device=input_ids.device))
+        if position_ids is None:
+            position_ids = torch.arange(length, device=input_ids.device)
+        x = self.tokens(input_ids) + self.positions(position_ids)
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x)

@@ -12,9 +12,11 @@ from hydra.utils import get_object
 from ..build import build
 from ..problems import ConfigError, Problem, closest
 from ..schema.fields import Choice
+from ..schema.optim import Optim
 from ..schema.optim_args import BETAS, parse
 from ..schema.optim_packages import Projected
 from .groups import decay_groups, projected_groups
+from .layerwise import update_in_backward
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +52,7 @@ def make_optimizer(node: Any, model: nn.Module) -> Optimizer:
     first, *rest = signature(target).parameters.values()
     accepted = None if any(p.kind is Parameter.VAR_KEYWORD for p in rest) else {p.name: p.default for p in rest}
     wanted = keys.pop("optim_target_modules", None) if isinstance(node, Projected) else None
+    layerwise = isinstance(node, Optim) and keys.pop("layerwise", False)
     projection = {key: keys.pop(key) for key in PROJECTION if wanted is not None and key in keys}
     arguments = own_names(name, keys, accepted)
     weight_decay = arguments.pop("weight_decay", (accepted or {}).get("weight_decay", 0.0))
@@ -61,6 +64,8 @@ def make_optimizer(node: Any, model: nn.Module) -> Optimizer:
     optimizer: Optimizer = build({"_target_": name, **arguments}, **{first.name: groups})
     if name.startswith("bitsandbytes."):
         _keep_embeddings(optimizer, model)
+    if layerwise:
+        update_in_backward(optimizer)
     return optimizer
 
 

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 class Adafactor(Optimizer):
     """Shazeer and Stern 2018: the second moment of a matrix is kept as a row and a column.
 
-    Equal to transformers.optimization.Adafactor(scale_parameter=False, relative_step=False), which the Trainer uses;
-    torch.optim.Adafactor scales the learning rate by the parameters instead. Works on FSDP2's sharded parameters.
+    Equal to transformers.optimization.Adafactor(relative_step=False), which the Trainer uses; with ``scale_parameter``
+    its update is AdaLomo's (Lv et al. 2023). torch.optim.Adafactor has a schedule of its own. Works on FSDP2's sharded
+    parameters.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Adafactor(Optimizer):
         decay_rate: float = -0.8,
         beta1: float | None = None,
         weight_decay: float = 0.0,
+        scale_parameter: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -35,6 +37,7 @@ class Adafactor(Optimizer):
             "decay_rate": decay_rate,
             "beta1": beta1,
             "weight_decay": weight_decay,
+            "scale_parameter": scale_parameter,
         }
         super().__init__(params, defaults)
 
@@ -72,13 +75,16 @@ class Adafactor(Optimizer):
         else:
             update = state["exp_avg_sq"].rsqrt()
         update = update * gradient
-        update = update.div_((_rms(update) / group["clip_threshold"]).clamp(min=1.0)).mul_(group["lr"])
+        rate = group["lr"]
+        value = parameter.to(gradient.dtype)  # the parameter itself unless it is of half precision
+        if group["scale_parameter"]:
+            rate = rate * _rms(value).clamp(min=group["eps"][1])
+        update = update.div_((_rms(update) / group["clip_threshold"]).clamp(min=1.0)).mul_(rate)
         if group["beta1"] is not None:
             update = state["exp_avg"].mul_(group["beta1"]).add_(update, alpha=1 - group["beta1"])
 
-        value = parameter.to(gradient.dtype)  # the parameter itself unless it is of half precision
         if group["weight_decay"]:
-            value.add_(value, alpha=-group["weight_decay"] * group["lr"])
+            value.add_(value, alpha=-group["weight_decay"] * rate)
         value.sub_(update)
         if value is not parameter:
             parameter.copy_(value)

@@ -25,6 +25,7 @@ from ..precision import autocast_forward, make_scaler, set_tf32
 from ..schema import deepspeed as deepspeed_json
 from ..schema.parallel import DeepSpeed, OffloadDevice
 from ..schema.precision import Precision
+from . import swapping
 from .engine import Engine, EngineState, MakeOptimizer, Shard, StepOutput
 from .torch_state import (
     check_names,
@@ -72,7 +73,7 @@ class DeepSpeedEngine(Engine):
             )
         self.device = device
         self._node = node
-        self._given = deepspeed_json.read(node.config) if node.config else None
+        self._given: dict[str, Any] | None = node.config
         self._stage: int = (
             node.zero_stage if self._given is None else deepspeed_json.zero_value(self._given, "zero_stage")
         )
@@ -80,6 +81,8 @@ class DeepSpeedEngine(Engine):
         set_tf32(precision, device)
         self._scaler = make_scaler(precision, device)
         self._engine: Any = None
+        self._swap_folders: list[swapping.SwapFolder] = []
+        self._owners: dict[int, int | nn.Parameter] = {}
         self._lent = _prepare(device)
         distributed.init(node.ddp_backend, node.ddp_timeout, device)
 
@@ -107,8 +110,13 @@ class DeepSpeedEngine(Engine):
                 "fix: parallel=fsdp, or another optimizer"
             )
         self._group_names = [group["params"] for group in group_options(model, optimizer)]
+        config = self._config(max_grad_norm)
+        self._swap_folders = swapping.prepare(config["zero_optimization"], model, make_optimizer)
+        if self._swap_folders and self._stage == 3:
+            # initialize would do this as well, but 0.19.8 then takes fp32 parameters for bf16 where there is no fp16.
+            deepspeed.zero.Init(module=model, config_dict_or_path=config)
         self._engine, self._zero, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=self._config(max_grad_norm), dist_init_required=False
+            model=model, optimizer=optimizer, config=config, dist_init_required=False
         )
         self._statistics = running_statistics(model)
         if self._stage == 0:  # DeepSpeed only averages the gradients
@@ -172,9 +180,11 @@ class DeepSpeedEngine(Engine):
             start = distributed.rank() * size
             numel = min(size, parameter.ds_numel - start)  # type: ignore[attr-defined]
             flat, offset = parameter.ds_tensor, 0  # type: ignore[attr-defined]
+            self._owners[id(flat)] = parameter
             if parameter.requires_grad:
                 group, offset, _ = self._zero.grad_position[self._zero.get_param_id(parameter)]
                 flat = flats[name] = self._zero.fp32_partitioned_groups_flat[group]
+                self._owners[id(flat)] = group
             if numel > 0:
                 fragments.append(_Fragment(name, start, flat, offset, numel))
         return flats, fragments
@@ -193,6 +203,8 @@ class DeepSpeedEngine(Engine):
             dist.broadcast(buffer, 0)
         if self._stage == 0:
             return step(self._parameters, self._optimizer, self._scaler, self._max_grad_norm, skip_nonfinite)
+        if self._swap_folders:
+            swapping.release_prefetched(self._model)
         # ZeRO makes no update, and clears its buffers, whenever the norm is not finite.
         self._engine.step()
         skipped = bool(self._zero.overflow)
@@ -212,14 +224,16 @@ class DeepSpeedEngine(Engine):
     def state(self) -> EngineState:
         if self._stage == 0:
             return state(self._model, self._optimizer, self._scaler)
+        on_disk = swapping.on_disk(self._zero, self._model) if self._swap_folders else {}
         shards: list[Shard] = []
         values: dict[str, dict[str, Any]] = {}
         for fragment in self._fragments:
-            name, shape = fragment.name, self._shapes[fragment.name]
-            shards.append(Shard(f"model/{name}", shape, fragment.start, fragment.of(fragment.flat)))
-            for key, value in self._optimizer.state.get(fragment.flat, {}).items():
-                if isinstance(value, Tensor) and value.shape == fragment.flat.shape:
-                    shards.append(Shard(f"optim/{key}/{name}", shape, fragment.start, fragment.of(value)))
+            name, shape, flat = fragment.name, self._shapes[fragment.name], fragment.flat
+            shards.append(Shard(f"model/{name}", shape, fragment.start, fragment.of(on_disk.get(id(flat), flat))))
+            for key, value in self._optimizer.state.get(flat, {}).items():
+                if isinstance(value, Tensor) and value.shape == flat.shape:
+                    piece = fragment.of(on_disk.get(id(value), value))
+                    shards.append(Shard(f"optim/{key}/{name}", shape, fragment.start, piece))
         for name, flat in self._flats.items():
             for key, value in self._optimizer.state.get(flat, {}).items():
                 if not isinstance(value, Tensor):
@@ -250,31 +264,48 @@ class DeepSpeedEngine(Engine):
         check_names(self._shapes, reader)
         if self._stage == 3:
             self._zero._partition_all_parameters()
-        for fragment in self._fragments:
-            piece = reader.read(f"model/{fragment.name}", fragment.start, fragment.numel)
-            fragment.of(fragment.flat).copy_(piece)
+        if self._swap_folders:
+            swapping.release_prefetched(self._model)
+        if not weights_only:
+            self._load_options(meta)
+        keys = state_keys(reader)
+        for flat in {id(f): f for f in (*self._flats.values(), *(f.flat for f in self._fragments))}.values():
+            with swapping.writable(self._zero, self._owners[id(flat)]) if self._stage == 3 else _NOTHING:
+                for fragment in self._fragments:
+                    if fragment.flat is flat:
+                        piece = reader.read(f"model/{fragment.name}", fragment.start, fragment.numel)
+                        fragment.of(flat).copy_(piece)
+                if not weights_only:
+                    self._load_states(flat, reader, keys, meta["optim_values"])
         for name, tensor in self._whole_tensors().items():
             fill(tensor, f"model/{name}", reader)
-        if not weights_only:
-            self._load_optimizer(reader, meta)
-        self._refresh()
+        # What forward reads is brought up to the partitions, as DeepSpeed does after an update.
+        if self._stage < 3:
+            self._zero.update_lp_params()
+        elif self._zero.persistent_parameters:
+            self._zero.persistent_parameters[0].all_gather(self._zero.persistent_parameters)
 
-    def _load_optimizer(self, reader: ShardReader, meta: dict[str, Any]) -> None:
+    def _load_options(self, meta: dict[str, Any]) -> None:
         for group, options in zip(self._optimizer.param_groups, load_groups(self._group_options(), meta), strict=True):
             group.update(options)
         if self._scaler is not None and meta["scaler"]:
             self._scaler.load_state_dict(meta["scaler"])
             self._set_scale()
-        keys = state_keys(reader)
+        if self._swap_folders:
+            swapping.forget_states(self._zero, self._optimizer)
+
+    def _load_states(
+        self, flat: Tensor, reader: ShardReader, keys: dict[str, list[str]], all_values: dict[str, dict[str, Any]]
+    ) -> None:
         on_cpu = {
             name: not (group.get("fused") or group.get("capturable"))
             for group, names in zip(self._optimizer.param_groups, self._group_names, strict=True)
             for name in names
         }
-        for name, flat in self._flats.items():
+        for name in [name for name, mine in self._flats.items() if mine is flat]:
             state = self._optimizer.state[flat]
             saved = keys.get(name, [])
-            values = meta["optim_values"].get(name, {})
+            values = all_values.get(name, {})
             for key in set(state) - set(saved) - set(values):
                 del state[key]
             state.update(values)
@@ -287,22 +318,12 @@ class DeepSpeedEngine(Engine):
                 elif key not in state:
                     state[key] = torch.zeros_like(flat, dtype=reader.dtype(full))
         for fragment in self._fragments:
-            for key in keys.get(fragment.name, ()):
-                full = f"optim/{key}/{fragment.name}"
-                if tuple(reader.shape(full)) == self._shapes[fragment.name]:
-                    piece = reader.read(full, fragment.start, fragment.numel)
-                    fragment.of(self._optimizer.state[fragment.flat][key]).copy_(piece)
-
-    def _refresh(self) -> None:
-        """Bring what forward reads up to the partitions, as DeepSpeed does after an update."""
-        zero = self._zero
-        if self._stage < 3:
-            zero.update_lp_params()
-            return
-        for group in range(len(zero.fp16_groups)):
-            zero._reassign_or_swap_out_partitioned_parameters(group)
-        if zero.persistent_parameters:
-            zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+            if fragment.flat is flat:
+                for key in keys.get(fragment.name, ()):
+                    full = f"optim/{key}/{fragment.name}"
+                    if tuple(reader.shape(full)) == self._shapes[fragment.name]:
+                        piece = reader.read(full, fragment.start, fragment.numel)
+                        fragment.of(self._optimizer.state[flat][key]).copy_(piece)
 
     def weights(self) -> dict[str, Tensor] | None:
         if self._stage < 3:
@@ -325,6 +346,8 @@ class DeepSpeedEngine(Engine):
             self._engine.destroy()
             # Both would outlive the process group and be taken for the next one's.
             comm.cdb = groups._WORLD_GROUP = None
+        for folder in self._swap_folders:
+            folder.close()
         for name in self._lent:
             os.environ.pop(name, None)
         distributed.close()

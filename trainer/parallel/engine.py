@@ -61,7 +61,9 @@ class Engine(ABC):
     device: torch.device
     """Where this rank's batches go."""
     sharing_data: int = 1
-    """Consecutive ranks that work on the same batches together (tensor parallelism)."""
+    """Consecutive ranks that work on the same batches together (context and tensor parallelism)."""
+    sharing_draws: int = 1
+    """Consecutive ranks of those that hold the same tokens, and must draw the same dropout (tensor parallelism)."""
 
     @abstractmethod
     def model_context(self) -> AbstractContextManager[Any]:

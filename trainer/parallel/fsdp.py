@@ -1,5 +1,5 @@
 """FSDP2 (fully_shard): parameters, gradients and optimizer states sharded over the ranks, along axis 0; on a mesh with
-copies (HSDP) and tensor-parallel groups as well."""
+copies (HSDP), context-parallel and tensor-parallel groups as well."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from .. import distributed
 from ..precision import autocast_dtype, autocast_forward, make_scaler, set_tf32
 from ..schema.parallel import FSDP, Mesh, WrapPolicy
 from ..schema.precision import Precision
+from .context import Context
 from .engine import Engine, EngineState, MakeOptimizer, StepOutput
 from .tensor import parallelise, ties_kept
 from .torch_state import load_state, model_weights, own_part, rows_of, state
@@ -49,10 +51,14 @@ class FSDPEngine(Engine):
         backend = "cpu:gloo,cuda:nccl" if node.cpu_offload and gpu else node.ddp_backend
         distributed.init(backend, node.ddp_timeout, device)
         sizes = mesh_sizes(node, distributed.world_size(), distributed.local_world_size())
-        self.sharing_data = sizes["tp"]
-        kept = {name: size for name, size in sizes.items() if size > 1 or name == "dp_shard"}
+        self.sharing_draws, self.sharing_data = sizes["tp"], sizes["cp"] * sizes["tp"]
+        self._sequence_group = _sequence_group(sizes["cp"], sizes["tp"], node.ddp_timeout)
+        self._context: Context | None = None
+        # each rank of a sequence has all parameters at work: they are sharded over these ranks as over others
+        axes = {"dp_replicate": sizes["dp_replicate"], "dp_shard": sizes["dp_shard"] * sizes["cp"], "tp": sizes["tp"]}
+        kept = {name: size for name, size in axes.items() if size > 1 or name == "dp_shard"}
         self._mesh = init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
-        if self.sharing_data > 1:
+        if sizes["tp"] > 1:
             self._mesh["dp_shard", "tp"]._flatten()  # one sum for a norm, and not one per axis
             for name in _CHATTY:
                 logging.getLogger(name).setLevel(logging.ERROR)
@@ -87,6 +93,8 @@ class FSDPEngine(Engine):
         )
         if sparing:
             self._send_out(model, whole)
+        if self._sequence_group is not None:
+            self._context = Context(model, self._sequence_group)
         self._model = model
         self._sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
         self._synchronous = True
@@ -131,7 +139,7 @@ class FSDPEngine(Engine):
             self._synchronous = last
             for module in self._sharded:
                 module.set_requires_gradient_sync(last, recurse=False)
-        return _NOTHING
+        return _NOTHING if self._context is None else self._context.active()
 
     def backward(self, loss: Tensor) -> None:
         backward(loss, self._scaler)
@@ -168,20 +176,29 @@ class FSDPEngine(Engine):
 def mesh_sizes(node: FSDP, world: int, local_world: int) -> dict[str, int]:
     """Sizes of the mesh's axes, outermost first. Raises ValueError where they do not make up the world."""
     if not isinstance(node, Mesh):
-        return {"dp_replicate": 1, "dp_shard": world, "tp": 1}
-    if node.cp_size > 1:
-        raise ValueError(f"parallel.cp_size={node.cp_size}: a model's own attention sees no other rank's keys; fix: 1")
+        return {"dp_replicate": 1, "dp_shard": world, "cp": 1, "tp": 1}
     tp = local_world if node.tp_size is None else node.tp_size
+    inner = node.cp_size * tp
     replicate = node.dp_replicate_size
     if replicate is None:
-        replicate = world // ((node.dp_shard_size or max(1, local_world // tp)) * tp)
-    shard = node.dp_shard_size or world // (replicate * tp or 1)
-    if replicate * shard * tp != world:
+        replicate = world // ((node.dp_shard_size or max(1, local_world // inner)) * inner)
+    shard = node.dp_shard_size or world // (replicate * inner or 1)
+    if replicate * shard * inner != world:
         raise ValueError(
-            f"parallel: dp_replicate_size {replicate} x dp_shard_size {shard} x tp_size {tp} are not {world} ranks; "
-            "fix: sizes whose product is the number of ranks"
+            f"parallel: dp_replicate_size {replicate} x dp_shard_size {shard} x cp_size {node.cp_size} x tp_size {tp} "
+            f"are not {world} ranks; fix: sizes whose product is the number of ranks"
         )
-    return {"dp_replicate": replicate, "dp_shard": shard, "tp": tp}
+    return {"dp_replicate": replicate, "dp_shard": shard, "cp": node.cp_size, "tp": tp}
+
+
+def _sequence_group(cp: int, tp: int, timeout_s: float) -> dist.ProcessGroup | None:
+    """The ranks that share this one's sequences: ``tp`` apart (collective). None where no one does."""
+    if cp == 1:
+        return None
+    ranks = torch.arange(distributed.world_size()).view(-1, cp, tp).transpose(1, 2).reshape(-1, cp)
+    made: Any = dist.new_subgroups_by_enumeration  # untyped
+    group: dist.ProcessGroup = made(ranks.tolist(), timeout=timedelta(seconds=timeout_s))[0]
+    return group
 
 
 def layers(model: nn.Module, node: FSDP) -> list[nn.Module]:

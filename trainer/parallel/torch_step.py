@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
+from ..optim.layerwise import take_norm, updates_in_backward
 from .engine import StepOutput
 
 
@@ -28,6 +29,9 @@ def step(
     skip_nonfinite: bool,
 ) -> StepOutput:
     """Unscale, measure, clip, update, zero. The same on all ranks, given the same (or sharded) gradients."""
+    if updates_in_backward(optimizer):  # without clipping, scaler or skipping: schema/optim_checks.py
+        norm = take_norm(optimizer, parameters)
+        return StepOutput(norm, skipped=skip_nonfinite and not math.isfinite(norm))
     skipped = scaler is not None and _unscale(scaler, optimizer)
     meshes = list(_by_mesh(parameters))
     norm = _total_norm(meshes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -44,7 +45,8 @@ class Schedule(LRScheduler):
     def _apply(self) -> None:
         factor = self.factor(self.last_epoch)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            set_rate(group, base * factor)
+            rate = group["lr"]  # a tensor's product rounds the factor as well, as LambdaLR's does
+            set_rate(group, (torch.full_like(rate, as_number(base)) if isinstance(rate, Tensor) else base) * factor)
 
     def step(self, epoch: int | None = None) -> None:
         """Set the learning rate of the next update (or of step ``epoch``)."""

@@ -13,7 +13,8 @@ class Slurm:
     """A Slurm job, submitted by submitit; a sweep is one job array. Names are sbatch's and submitit's.
 
     On one machine the job is one task, which starts the ranks as a local run does; on several (launch.nnodes) srun
-    starts one task per rank, launch.nproc_per_node of them on each.
+    starts one task per rank, launch.nproc_per_node of them on each, and the job's script starts them again when one has
+    failed (launch.max_restarts).
     """
 
     _target_: str = "trainer.cluster.slurm.SlurmCluster"

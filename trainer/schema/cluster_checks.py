@@ -11,17 +11,13 @@ from .config import Config
 
 
 def machines(config: Config) -> Iterator[Problem]:
-    """Several machines need an engine of several ranks, and restart by the cluster's means."""
+    """Several machines need an engine of several ranks."""
     wanted = config.launch.nnodes
     if wanted == 1:
         return
     if isinstance(config.parallel, parallel.Single):
         what = "needs an engine for several ranks"
         yield Problem(key="launch.nnodes", value=wanted, what=what, fix="parallel=ddp", related=("parallel",))
-    if config.launch.max_restarts:
-        what, fix = f"restarts ranks of one machine only, launch.nnodes is {wanted}", "launch.max_restarts=0"
-        value = config.launch.max_restarts
-        yield Problem(key="launch.max_restarts", value=value, what=what, fix=fix, related=("launch.nnodes",))
 
 
 def gpus(config: Config) -> Iterator[Problem]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import optim, scheduler
 from .config import Config
-from .parallel import DeepSpeed
+from .parallel import DeepSpeed, OffloadDevice
 
 AUTO = "auto"
+MAX_BYTES, MAX_DEPTH = 1 << 20, 50
+"""As of a YAML file: real ones have a few kB and five levels."""
 OURS = (
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
     "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "torch_autocast", "zero_optimization",
@@ -33,7 +35,8 @@ SCHEDULERS: dict[str, tuple[type, str]] = {
     "WarmupCosineLR": (scheduler.Cosine, "cosine"),
 }
 """DeepSpeed's schedules -> the class and the option here."""
-
+FIELDS = ("zero_stage", "reduce_bucket_size", "overlap_comm", "offload_optimizer", "offload_param")
+"""Of parallel=deepspeed, which zero_optimization replaces."""
 
 _STAGE_3 = (
     "prefetch_bucket_size", "param_persistence_threshold", "max_live_parameters", "max_reuse_distance",
@@ -59,11 +62,28 @@ class Conflict:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The file's content. Raises ValueError where it is no JSON object, OSError where it is not there."""
-    content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    """The file's content. Raises ValueError where it is no JSON object or too large, OSError where it is not there."""
+    with Path(path).expanduser().open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"is longer than {MAX_BYTES} bytes")
+    try:
+        content = json.loads(raw)
+        too_deep = _depth(content) > MAX_DEPTH
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 text") from None
+    except RecursionError:
+        too_deep = True
+    if too_deep:
+        raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
     if not isinstance(content, dict):
         raise ValueError("is not a JSON object")
     return content
+
+
+def _depth(node: Any) -> int:
+    inside = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return 1 + max(map(_depth, inside), default=0)
 
 
 def conflicts(given: dict[str, Any], config: Config) -> Iterator[Conflict]:
@@ -88,7 +108,7 @@ def conflicts(given: dict[str, Any], config: Config) -> Iterator[Conflict]:
             yield Conflict(section, part, "this trainer's loop does not do that")
     if isinstance(node, DeepSpeed):
         usual = DeepSpeed()
-        for name in ("zero_stage", "reduce_bucket_size", "overlap_comm", "offload_optimizer", "offload_param"):
+        for name in FIELDS:
             default, value, theirs = getattr(usual, name), getattr(node, name), zero_value(given, name)
             if value != default and theirs not in (None, AUTO) and theirs != value:
                 key = "stage" if name == "zero_stage" else name
@@ -106,6 +126,16 @@ def zero_value(given: dict[str, Any], name: str) -> Any:
             return "cpu"
         return part.get("device", "none") if isinstance(part, dict) else None
     return zero.get(name)
+
+
+def effective(node: DeepSpeed) -> DeepSpeed:
+    """``node`` with what its JSON says in the place of the fields; what is 'auto' there stays."""
+    if node.config is None:
+        return node
+    said: dict[str, Any] = {name: zero_value(node.config, name) for name in FIELDS}
+    for name in ("offload_optimizer", "offload_param"):
+        said[name] = OffloadDevice(said[name] or "none")
+    return replace(node, **{name: value for name, value in said.items() if value not in (None, AUTO)})
 
 
 def autos(given: dict[str, Any], prefix: str = "") -> Iterator[str]:

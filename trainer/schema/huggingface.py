@@ -204,25 +204,16 @@ SAME: dict[str, str] = {
 }
 """Fields of older releases -> the field of 5.23 that takes the same value; given both, the older one fills a None."""
 
-NO_OPTIMIZER: dict[str, str] = {
-    "lomo": "updates the weights inside backward, by itself: no gradient is left to clip, accumulate or shard",
-    "adalomo": "updates the weights inside backward, by itself: no gradient is left to clip, accumulate or shard",
-    "galore_adamw_8bit": "galore-torch calls bitsandbytes in a way that now fails; optim=galore_adamw has 32 bits",
-    "galore_adamw_layerwise": "runs one optimizer per weight inside backward; optim=galore_adamw is the usual one",
-    "galore_adamw_8bit_layerwise": "runs one optimizer per weight inside backward; optim=galore_adamw is the usual one",
-    "galore_adafactor_layerwise": "always fails in transformers 5.23; optim=galore_adafactor is the usual one",
-    "apollo_adamw_layerwise": "runs one optimizer per weight inside backward; optim=apollo_adamw is the usual one",
-}
-"""OptimizerNames that are no option here, and why."""
-
 _OPTIMIZERS = (
     "adamw_torch adamw_torch_fused adamw_torch_xla adamw_torch_npu_fused adafactor adamw_anyprecision adamw_torch_4bit"
     " adamw_torch_8bit ademamix sgd adagrad adamw_bnb_8bit adamw_8bit ademamix_8bit lion_8bit lion_32bit"
     " paged_adamw_32bit paged_adamw_8bit paged_ademamix_32bit paged_ademamix_8bit paged_lion_32bit paged_lion_8bit"
     " rmsprop rmsprop_bnb rmsprop_bnb_8bit rmsprop_bnb_32bit galore_adamw galore_adafactor grokadamw"
-    " schedule_free_radam schedule_free_adamw schedule_free_sgd apollo_adamw stable_adamw"
+    " schedule_free_radam schedule_free_adamw schedule_free_sgd apollo_adamw stable_adamw lomo adalomo"
+    " galore_adamw_8bit galore_adamw_layerwise galore_adamw_8bit_layerwise galore_adafactor_layerwise"
+    " apollo_adamw_layerwise"
 )
-OPTIMIZER_NAMES: tuple[str, ...] = (*_OPTIMIZERS.split(), *NO_OPTIMIZER)
+OPTIMIZER_NAMES: tuple[str, ...] = tuple(_OPTIMIZERS.split())
 """OptimizerNames of 5.23."""
 
 OPTIM_ARGS: dict[str, str] = {
@@ -302,7 +293,7 @@ REMARKS: dict[str, str] = {
     "use_mps_device": "was removed from transformers in 5.0: a visible device is used unless run.use_cpu=true",
     "ray_scope": "was removed from transformers in 5.0; sweeps are `-m KEY=a,b`",
     "group_by_length": "is data.train_sampling_strategy=group_by_length",
-    "scale_parameter": "the Trainer always runs Adafactor with it off, and so does optim=adafactor",
+    "scale_parameter": "is optim.scale_parameter of optim=adafactor, which the Trainer always has off",
     "relative_step": "the Trainer always runs Adafactor with it off, and so does optim=adafactor",
     "warmup_init": "needs Adafactor's relative_step, which is always off; scheduler.warmup_steps warms up",
     "betas": "are optim.adam_beta1 and optim.adam_beta2",

@@ -157,6 +157,14 @@ class SGD(Optim):
 
 
 @dataclass(kw_only=True, slots=True)
+class LOMO(Optim):
+    """LOMO (Lv et al. 2023, arXiv:2306.09782): SGD that updates inside backward. (HF: lomo, which decays no weights)"""
+
+    layerwise: bool = True
+    """False: torch.optim.SGD as usual."""
+
+
+@dataclass(kw_only=True, slots=True)
 class Adagrad(Optim):
     """torch.optim.Adagrad (Duchi et al. 2011)."""
 
@@ -185,7 +193,7 @@ class RMSprop(Optim):
 @dataclass(kw_only=True, slots=True)
 class Adafactor(Optim):
     """Adafactor with an external learning rate (Shazeer and Stern 2018), as the HF Trainer uses it:
-    scale_parameter and relative_step off. torch.optim.Adafactor is another parametrisation."""
+    relative_step off. torch.optim.Adafactor is another parametrisation."""
 
     _target_: str = "trainer.optim.adafactor.Adafactor"
     eps: list[float] | None = None
@@ -196,6 +204,18 @@ class Adafactor(Optim):
     """Exponent of the running average of the squared gradient."""
     beta1: float | None = number(None, minimum=0, below=1)
     """First-moment coefficient; None keeps no first moment."""
+    scale_parameter: bool = False
+    """Multiply a parameter's learning rate by its root mean square, or by eps2 if that is larger (HF: always off)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class AdaLomo(Adafactor):
+    """AdaLomo (Lv et al. 2023, arXiv:2310.10195): Adafactor whose steps are relative to the parameters', updated inside
+    backward. (HF: adalomo, which needs CUDA and decays no weights)"""
+
+    scale_parameter: bool = True
+    layerwise: bool = True
+    """Update each parameter inside backward, as soon as its gradient is whole."""
 
 
 @dataclass(kw_only=True, slots=True)

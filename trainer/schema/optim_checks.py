@@ -13,10 +13,11 @@ from ..problems import Problem
 from . import optim, parallel, scheduler
 from .config import Config
 from .optim_args import parse
+from .train import NanPolicy
 
 SHARDED = (
     *(optim.AdamW, optim.Adam, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adadelta),
-    *(optim.ASGD, optim.Rprop, optim.SGD, optim.Adagrad, optim.RMSprop),
+    *(optim.ASGD, optim.Rprop, optim.SGD, optim.LOMO, optim.Adagrad, optim.RMSprop),
 )
 """Update each element by itself, with torch's own operations: parallel=fsdp and zero1-3 may hold any part of it."""
 
@@ -33,10 +34,34 @@ def engines(config: Config) -> Iterator[Problem]:
     name, fix = ("ZeRO", "parallel=fsdp") if isinstance(engine, parallel.DeepSpeed) else ("FSDP", "parallel=ddp")
     if isinstance(node, SHARDED) or (isinstance(node, WHOLE_MATRICES) and name == "FSDP"):
         return
+    if getattr(node, "layerwise", False):  # told below
+        return
     if not isinstance(node, WHOLE_MATRICES):
         fix = "parallel=ddp"
     what = f"works on whole parameters, {name} shards them"
     yield Problem(key="optim", value=type(node).__name__, what=what, fix=fix, related=("parallel",))
+
+
+def layerwise(config: Config) -> Iterator[Problem]:
+    """Updates inside backward come before what needs all gradients at once, or those of several ranks."""
+    if not getattr(config.optim, "layerwise", False):
+        return
+    train, engine, launch = config.train, config.parallel, config.launch
+    excluded = [
+        ("train.max_grad_norm", train.max_grad_norm, train.max_grad_norm > 0, "0"),
+        ("train.gradient_accumulation_steps", steps := train.gradient_accumulation_steps, steps > 1, "1"),
+        ("train.nan_policy", train.nan_policy, train.nan_policy is NanPolicy.skip, "rollback"),
+        ("precision.fp16", config.precision.fp16, config.precision.fp16, "false"),
+        ("launch.nproc_per_node", ranks := launch.nproc_per_node, (ranks or 1) > 1, "1"),
+        ("launch.nnodes", launch.nnodes, launch.nnodes > 1, "1"),
+    ]
+    for key, value, is_wrong, fix in excluded:
+        if is_wrong:
+            what = "excludes optim.layerwise=true, which has used each gradient before the next one is there"
+            yield Problem(key=key, value=value, what=what, fix=f"{key}={fix}", related=("optim",))
+    if not isinstance(engine, parallel.Single | parallel.DDP):
+        what = "works on whole parameters of one rank"
+        yield Problem(key="optim.layerwise", value=True, what=what, fix="parallel=single", related=("parallel",))
 
 
 def arguments(config: Config) -> Iterator[Problem]:
@@ -54,8 +79,10 @@ def arguments(config: Config) -> Iterator[Problem]:
     declared = {f.name: str(f.type) for f in fields(node)}
     own = {name: value for name, value in given.items() if name in declared}
     for name, value in own.items():
-        if not fits(value, declared[name]) or name in ("_target_", "optim_args"):
-            what, fix = f"{name} is not {_WORDS.get(declared[name].split(' |')[0], 'set here')}", f"optim.{name}=VALUE"
+        elsewhere = name in ("_target_", "optim_args", "layerwise")
+        if elsewhere or not fits(value, declared[name]):
+            word = "set here" if elsewhere else _WORDS.get(declared[name].split(" |")[0], "of its type")
+            what, fix = f"{name} is not {word}", f"optim.{name}=VALUE"
             yield Problem(key=key, value=f"{name}={value}", what=what, fix=fix)
             return
     if own:
@@ -141,4 +168,4 @@ def decay_fits(config: Config) -> Iterator[Problem]:
         yield Problem(key=key, value=node.num_decay_steps, what=what, fix=fix, related=related)
 
 
-RULES = (engines, arguments, own_conditions, needed_package, decay_fits)
+RULES = (engines, layerwise, arguments, own_conditions, needed_package, decay_fits)

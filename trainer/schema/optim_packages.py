@@ -155,11 +155,14 @@ class Projected(Optim):
     """Factor of the projected update."""
     proj_type: Projection = Projection.std
     """Which side is projected."""
+    layerwise: bool = False
+    """Update each parameter inside backward, as soon as its gradient is whole, and free the gradient: the numbers are
+    the same, and one gradient exists at a time (HF: the names that end in _layerwise)."""
 
 
 @dataclass(kw_only=True, slots=True)
 class GaLoreAdamW(AdamLike, Projected):
-    """galore_torch.GaLoreAdamW (Zhao et al. 2024). (HF: galore_adamw)"""
+    """galore_torch.GaLoreAdamW (Zhao et al. 2024). (HF: galore_adamw, galore_adamw_layerwise)"""
 
     _target_: str = "trainer.optim.galore.adamw"
     adam_epsilon: float = number(1e-6, minimum=0)
@@ -167,8 +170,17 @@ class GaLoreAdamW(AdamLike, Projected):
 
 
 @dataclass(kw_only=True, slots=True)
+class GaLoreAdamW8bit(AdamLike, Projected):
+    """GaLore on bitsandbytes' AdamW: 8-bit moments of projections from 4096 elements on. (HF: galore_adamw_8bit and
+    galore_adamw_8bit_layerwise, which need CUDA and decay all weights by 0.01)"""
+
+    _target_: str = "trainer.optim.galore_8bit.GaLoreAdamW8bit"
+
+
+@dataclass(kw_only=True, slots=True)
 class GaLoreAdafactor(Projected):
-    """galore_torch.GaLoreAdafactor with an external learning rate. (HF: galore_adafactor)"""
+    """galore_torch.GaLoreAdafactor with an external learning rate. (HF: galore_adafactor, and
+    galore_adafactor_layerwise, which fails there)"""
 
     _target_: str = "trainer.optim.galore.adafactor"
     clip_threshold: float = number(1.0, above=0)
@@ -188,8 +200,8 @@ class ScaleType(Choice):
 
 @dataclass(kw_only=True, slots=True)
 class ApolloAdamW(AdamLike, Projected):
-    """apollo_torch.APOLLOAdamW (Zhu et al. 2024). (HF: apollo_adamw, which passes betas and eps to the chosen layers
-    only)"""
+    """apollo_torch.APOLLOAdamW (Zhu et al. 2024). (HF: apollo_adamw and apollo_adamw_layerwise, which pass betas and
+    eps to the chosen layers only)"""
 
     _target_: str = "apollo_torch.APOLLOAdamW"
     scale: float = number(1.0, minimum=0)
@@ -260,6 +272,7 @@ PACKAGES: dict[type, tuple[str, str]] = {
     BitsAndBytes: ("bitsandbytes", "pip install bitsandbytes"),
     ScheduleFree: ("schedulefree", "pip install schedulefree"),
     GaLoreAdamW: ("galore_torch", "pip install galore-torch"),
+    GaLoreAdamW8bit: ("galore_torch", "pip install galore-torch"),  # which installs bitsandbytes
     GaLoreAdafactor: ("galore_torch", "pip install galore-torch"),
     ApolloAdamW: ("apollo_torch", "pip install apollo-torch"),
     StableAdamW: ("optimi", "pip install torch-optimi"),

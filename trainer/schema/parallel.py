@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .fields import Choice, number
 
@@ -80,8 +81,8 @@ class FSDP(ProcessGroup):
 
 @dataclass(kw_only=True, slots=True)
 class Mesh(FSDP):
-    """The ranks as a mesh of dp_replicate x dp_shard x tp, tp innermost: copies of FSDP groups, of tensor-parallel
-    groups, whose ranks see the same batches and share each layer's products. Names as in Accelerate's
+    """The ranks as a mesh of dp_replicate x dp_shard x cp x tp, tp innermost: copies of FSDP groups, of ranks that see
+    the same batches and share their sequences (cp) and each layer's products (tp). Names as in Accelerate's
     parallelism_config."""
 
     _target_: str = "trainer.parallel.fsdp.FSDPEngine"
@@ -92,8 +93,10 @@ class Mesh(FSDP):
     tp_size: int | None = number(1, minimum=1)
     """Ranks that share one layer's products. None: those of a machine."""
     cp_size: int = number(1, minimum=1)
-    """Ranks that share one sequence. Only 1: a model's own attention sees no keys but its rank's, and a mean over a
-    sequence's tokens would have to be one over ranks."""
+    """Ranks that share one sequence in training: each has a contiguous part of its tokens (so cp_size divides its
+    length), gathers the others' keys and values, and a share of the parameters, as by dp_shard_size. For models whose
+    forward takes position_ids and whose tokens meet in torch's scaled_dot_product_attention alone, causal or full.
+    Evaluation works on whole sequences, each rank of the group on the same."""
     tp_plan: dict[str, str] | None = None
     """Module name (`*` stands for one segment) -> colwise, rowwise, colwise_rep, rowwise_rep, embedding_rowwise,
     replicated_with_grad_allreduce. None: the model's own `tp_plan` (transformers models have one)."""
@@ -118,12 +121,17 @@ class DeepSpeed(ProcessGroup):
     overlap_comm: bool = False
     """Reduce gradients while backward runs (zero_optimization.overlap_comm)."""
     offload_optimizer: OffloadDevice = OffloadDevice.none
-    """Where optimizer states and the update are: none is the device (zero_optimization.offload_optimizer.device)."""
+    """Where optimizer states and the update are: none is the device; nvme is a disk, with the update in host memory by
+    sub groups of 1e8 elements, and takes stage 3 (zero_optimization.offload_optimizer.device)."""
     offload_param: OffloadDevice = OffloadDevice.none
-    """Where stage 3 keeps parameters that are not in use (zero_optimization.offload_param.device)."""
+    """Where stage 3 keeps parameters that are not in use (zero_optimization.offload_param.device). The model is built
+    in host memory before."""
     nvme_path: str | None = None
-    """Directory on a fast disk, for what is offloaded to nvme (zero_optimization.offload_*.nvme_path)."""
-    config: str | None = None
-    """A DeepSpeed JSON. 'auto' is filled from this config, what says otherwise than this config is an error, and the
-    rest of it (zero_optimization's tuning, comms_logger, flops_profiler ...) reaches DeepSpeed as it is. Its
-    zero_optimization replaces the fields above."""
+    """Directory on a fast disk of each machine's own, for what is offloaded to nvme
+    (zero_optimization.offload_*.nvme_path). Each rank works in a folder of its own in it, gone when the run ends; what
+    killed runs left is removed by the next one."""
+    config: Any = None
+    """A DeepSpeed JSON: its path, in whose place its content stands once the config is composed, or a mapping of that
+    form, {zero_optimization: {stage: 3}}. 'auto' is filled from this config, what says otherwise than this config is an
+    error, and the rest (zero_optimization's tuning, comms_logger, flops_profiler ...) reaches DeepSpeed as it is. Its
+    zero_optimization replaces the fields above (HF: deepspeed)."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ..problems import Problem
 from . import deepspeed
@@ -19,27 +19,49 @@ def sees_gpu(config: Config) -> bool:
 
 
 def mesh(config: Config) -> Iterator[Problem]:
-    """A mesh has one place for each rank; a sequence is not split."""
+    """A mesh has one place for each rank."""
     node, launch = config.parallel, config.launch
-    if not isinstance(node, Mesh):
-        return
-    if node.cp_size > 1:
-        what = "splits sequences, and a model's own attention then sees no keys but its rank's"
-        fix = "parallel.cp_size=1 (parallel.tp_size spreads a layer, memory.activation_checkpointing spares memory)"
-        yield Problem(key="parallel.cp_size", value=node.cp_size, what=what, allowed="1", fix=fix)
-    if launch.nproc_per_node is None or launch.nproc_per_node < 1:
+    if not isinstance(node, Mesh) or launch.nproc_per_node is None or launch.nproc_per_node < 1:
         return
     ranks, related = launch.nproc_per_node * launch.nnodes, ("launch.nproc_per_node", "launch.nnodes")
     tp = node.tp_size or launch.nproc_per_node
-    sizes = {"tp_size": tp, "dp_replicate_size": node.dp_replicate_size, "dp_shard_size": node.dp_shard_size}
+    sizes = {
+        "dp_replicate_size": node.dp_replicate_size,
+        "dp_shard_size": node.dp_shard_size,
+        "cp_size": node.cp_size,
+        "tp_size": tp,
+    }
     given = {name: size for name, size in sizes.items() if size is not None}
     product = 1
     for size in given.values():
         product *= max(1, size)
-    if product != ranks if len(given) == 3 else ranks % product:
+    if product != ranks if len(given) == len(sizes) else ranks % product:
         words = " x ".join(f"{name} {size}" for name, size in given.items())
-        what = f"{words} = {product} does not {'make up' if len(given) == 3 else 'divide'} {ranks} ranks"
+        what = f"{words} = {product} does not {'make up' if len(given) == len(sizes) else 'divide'} {ranks} ranks"
         yield Problem(key="parallel", what=what, fix=f"launch.nproc_per_node={product}", related=related)
+
+
+def cut_sequences(config: Config) -> Iterator[Problem]:
+    """What would see a part of a sequence and take it for the whole."""
+    node, key = config.parallel, "parallel.cp_size"
+    if not isinstance(node, Mesh) or node.cp_size <= 1:
+        return
+    liger = config.compile.use_liger_kernel and config.compile.liger_kernel_config.get(
+        "fused_linear_cross_entropy", True
+    )
+    for other, wrong, what, fix in (
+        ("compile.torch_compile", config.compile.asked(), "its attention is exchanged in each call", "false"),
+        ("compile.use_liger_kernel", liger, "its fused loss is one of whole sequences", "false"),
+        (
+            "train.neftune_noise_alpha",
+            config.train.neftune_noise_alpha is not None,
+            "the noise's size depends on the sequence's length",
+            "null",
+        ),
+    ):
+        if wrong:
+            what = f"excludes {other}: {what}"
+            yield Problem(key=key, value=node.cp_size, what=what, fix=f"{other}={fix}", related=(other,))
 
 
 def wrapping(config: Config) -> Iterator[Problem]:
@@ -61,46 +83,59 @@ def wrapping(config: Config) -> Iterator[Problem]:
 
 
 def offloading(config: Config) -> Iterator[Problem]:
-    """There must be something to offload, something to offload from, and a way back for a checkpoint."""
+    """There must be something to offload, something to offload from, and a place on disk where that is meant."""
     node = config.parallel
     if isinstance(node, FSDP) and node.cpu_offload and not sees_gpu(config):
         what = "needs a GPU: on a CPU everything is in host memory already"
         yield Problem(key="parallel.cpu_offload", value=True, what=what, fix="parallel=fsdp", related=("run.use_cpu",))
     if not isinstance(node, DeepSpeed):
         return
+    if isinstance(node.config, dict):
+        yield from _offloading_in_file(node, node.config)
+        return
     nvme = [n for n in ("offload_optimizer", "offload_param") if getattr(node, n) is OffloadDevice.nvme]
-    for name in nvme:
-        what = "no checkpoint could be made: it would have to read back what DeepSpeed has swapped out to disk"
-        fix = f"parallel.{name}=cpu"
-        yield Problem(key=f"parallel.{name}", value="nvme", what=what, allowed="none, cpu", fix=fix)
+    if nvme and node.nvme_path is None:
+        what = f"is needed by parallel.{nvme[0]}=nvme: a directory on a disk of each machine's own"
+        yield Problem(key="parallel.nvme_path", value=None, what=what, fix="parallel.nvme_path=/local_nvme")
     if node.nvme_path is not None and not nvme:
         what = "is only read with parallel.offload_param=nvme or parallel.offload_optimizer=nvme"
         yield Problem(key="parallel.nvme_path", value=node.nvme_path, what=what, fix="parallel.nvme_path=null")
-    if node.config is not None:
-        return
-    for name, least in (("offload_optimizer", 1), ("offload_param", 3)):
-        if getattr(node, name) is not OffloadDevice.none and node.zero_stage < least:
+    for name in ("offload_optimizer", "offload_param"):
+        device = getattr(node, name)
+        least = 1 if name == "offload_optimizer" and device is not OffloadDevice.nvme else 3
+        if device is not OffloadDevice.none and node.zero_stage < least:
             what, fix = f"needs parallel.zero_stage {least} or more", f"parallel.zero_stage={max(2, least)}"
-            value = str(getattr(node, name))
-            yield Problem(key=f"parallel.{name}", value=value, what=what, fix=fix, related=("parallel.zero_stage",))
+            yield Problem(
+                key=f"parallel.{name}", value=str(device), what=what, fix=fix, related=("parallel.zero_stage",)
+            )
+
+
+def _offloading_in_file(node: DeepSpeed, given: dict[str, Any]) -> Iterator[Problem]:
+    if node.nvme_path is not None:
+        what = "is not read with parallel.config, whose zero_optimization.offload_*.nvme_path counts"
+        yield Problem(key="parallel.nvme_path", value=node.nvme_path, what=what, fix="parallel.nvme_path=null")
+    for name in ("offload_optimizer", "offload_param"):
+        if deepspeed.zero_value(given, name) != "nvme":
+            continue
+        section = f"zero_optimization.{name}"
+        if deepspeed.zero_value(given, "zero_stage") != 3:
+            what = f"{section}.device=nvme needs zero_optimization.stage 3"
+            yield Problem(key="parallel.config", value=given, what=what)
+        if given["zero_optimization"][name].get("nvme_path") in (None, deepspeed.AUTO):
+            what = f"{section}.nvme_path is not given: a directory on a disk of each machine's own"
+            yield Problem(key="parallel.config", value=given, what=what)
 
 
 def deepspeed_file(config: Config) -> Iterator[Problem]:
-    """A user's JSON is there, and says nothing else than this config; every conflict is a line."""
+    """A user's JSON says nothing else than this config; every conflict is a line. Its path is read by inline.py."""
     node, key = config.parallel, "parallel.config"
     if not isinstance(node, DeepSpeed) or node.config is None:
         return
-    try:
-        given = deepspeed.read(node.config)
-    except OSError as error:
-        yield Problem(key=key, value=node.config, what=error.strerror or "cannot be read")
-    except json.JSONDecodeError as error:
-        yield Problem(key=key, value=node.config, what=f"is no JSON: line {error.lineno}: {error.msg}")
-    except ValueError as error:
-        yield Problem(key=key, value=node.config, what=str(error))
-    else:
-        for conflict in deepspeed.conflicts(given, config):
-            yield Problem(key=key, value=node.config, what=str(conflict))
+    if not isinstance(node.config, dict):
+        yield Problem(key=key, value=node.config, what="is no DeepSpeed JSON", allowed="a path, a mapping or null")
+        return
+    for conflict in deepspeed.conflicts(node.config, config):
+        yield Problem(key=key, value=node.config, what=str(conflict))
 
 
-RULES = (mesh, wrapping, offloading, deepspeed_file)
+RULES = (mesh, cut_sequences, wrapping, offloading, deepspeed_file)

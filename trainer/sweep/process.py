@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ..cli import WRONG_CONFIG
 from ..compose import Composition
 from ..resume import claim_exactly
 from ..run_directory import Status, finish, read
@@ -72,6 +73,8 @@ class TrialProcess:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        if code == WRONG_CONFIG:  # it never began: another process runs it
+            return code
         if read(self.directory).get("status") in (None, Status.running):  # it had no chance to say so itself
             code = code or 1  # sys.exit(0) or os._exit(0) in mid-run is no success
             finish(self.directory, Status.failed, error=describe(code, self.directory))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pickle
 import sys
 
-from ..cli import Prepared, start
+from ..cli import Prepared, guarded, start
 
 
 def main() -> int:
     """Run the trial that the sweep wrote to stdin."""
     payload = pickle.load(sys.stdin.buffer)
-    return start(Prepared(resumed=False, **payload))
+    return guarded(lambda: start(Prepared(resumed=False, **payload)))

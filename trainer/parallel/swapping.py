@@ -1,0 +1,233 @@
+"""What DeepSpeed keeps on disk (ZeRO-Infinity, Rajbhandari et al. 2021): its folder, its buffers, and how a checkpoint
+reads and writes it.
+
+A swapped-out tensor has no elements, its file has them. Optimizer states go by sub groups, parameters one by one;
+partitions below 1 MiB stay in memory (DeepSpeed's MIN_AIO_BYTES).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import distributed
+from .engine import MakeOptimizer
+
+SUB_GROUP_SIZE = 100_000_000
+"""Elements of a sub group: DeepSpeed's own 1e9 would pin 16 GB of a rank's host memory for Adam."""
+_PREFIX = "trainer-swap-"
+
+
+class SwapFolder:
+    """A new directory for this process's swap files, locked while the process lives: DeepSpeed's own names would be the
+    same in every run. What a killed run has left in ``parent`` is removed on the way.
+
+    Raises ValueError where ``parent`` cannot hold swap files.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        try:
+            guard = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise _unusable(parent, error) from None
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX)  # nobody sweeps between a new folder and its lock
+            for old in parent.glob(f"{_PREFIX}*"):
+                _remove_unless_locked(old)
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise _unusable(parent, error) from None
+        finally:
+            os.close(guard)
+        try:
+            os.close(os.open(self.path / "probe", os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
+        except OSError as error:
+            self.close()
+            raise _unusable(parent, error) from None
+
+    def close(self) -> None:
+        """Remove it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _unusable(parent: Path, error: OSError) -> ValueError:
+    what = "its file system has no O_DIRECT" if error.errno == errno.EINVAL else error.strerror
+    return ValueError(
+        f"parallel.nvme_path={parent}: {what}; fix: a directory on a local disk, which is there on every machine"
+    )
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # another user's
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:  # a run of now
+        pass
+    finally:
+        os.close(lock)
+
+
+def prepare(zero: dict[str, Any], model: nn.Module, make_optimizer: MakeOptimizer) -> list[SwapFolder]:
+    """Complete a zero_optimization section that offloads to nvme (others are left alone): folders of this process's
+    own, which are returned, and what the section does not say of buffers.
+
+    Raises ValueError where libaio is missing, the folder cannot be, or the optimizer's states cannot be swapped.
+    """
+    folders: dict[Path, SwapFolder] = {}
+    for name in ("offload_optimizer", "offload_param"):
+        section = zero.get(name) or {}
+        if section.get("device") != "nvme":
+            continue
+        _load_async_io()
+        if name == "offload_optimizer":
+            zero.setdefault("sub_group_size", SUB_GROUP_SIZE)
+            buffers = {"buffer_count": _optimizer_buffers(make_optimizer)}
+        else:
+            zero.setdefault("stage3_max_reuse_distance", 0)  # a parameter that waits for its next use keeps its buffer
+            buffers = {"max_in_cpu": 0} | _parameter_buffers(model)
+        parent = Path(section["nvme_path"]).expanduser()
+        if parent not in folders:
+            folders[parent] = SwapFolder(parent)
+        zero[name] = buffers | section | {"nvme_path": str(folders[parent].path)}
+    return list(folders.values())
+
+
+def _load_async_io() -> None:
+    """Load DeepSpeed's asynchronous reads and writes; the first call on a machine compiles them, for minutes."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+    from torch.utils.cpp_extension import _get_build_directory
+
+    if not AsyncIOBuilder().is_compatible():
+        raise ValueError(
+            "parallel: offloading to nvme takes a C++ compiler and libaio's headers; "
+            "fix: apt-get install g++ libaio-dev (dnf: gcc-c++ libaio-devel)"
+        )
+    directories = [Path(_get_build_directory(name, False)) for name in ("async_io", "pin_memory")]
+    path = os.environ["PATH"]
+    with (directories[0] / "trainer-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for directory in directories:  # torch would wait for ever for a build that was killed
+            (directory / "lock").unlink(missing_ok=True)
+        # Always the same ninja: another version compiles everything anew.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
+        try:
+            AsyncIOBuilder().load(verbose=False)
+        finally:
+            os.environ["PATH"] = path
+
+
+def _optimizer_buffers(make_optimizer: MakeOptimizer) -> int:
+    """Tensors of a sub group in memory at once: weights, gradients and what the optimizer keeps, which one step on a
+    small layer shows."""
+    layer = nn.Linear(64, 64, device="meta").to_empty(device="cpu")  # draws no random numbers
+    optimizer = make_optimizer(layer)
+    for parameter in layer.parameters():
+        parameter.data.zero_()
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    states = [value for value in optimizer.state[layer.weight].values() if isinstance(value, Tensor) and value.ndim]
+    # Adagrad's are made when it is, which DeepSpeed does while the weights are on disk.
+    if isinstance(optimizer, torch.optim.Adagrad) or any(
+        type(state) is not Tensor or state.dtype is not torch.float32 or state.shape != layer.weight.shape
+        for state in states
+    ):
+        raise ValueError(
+            f"parallel.offload_optimizer=nvme: DeepSpeed cannot swap the states of {type(optimizer).__name__}; "
+            "fix: parallel.offload_optimizer=cpu"
+        )
+    return 2 + len(states)
+
+
+def _parameter_buffers(model: nn.Module) -> dict[str, int]:
+    """Buffers for parameters on their way between disk and use: as many as the modules around one computation have of
+    their own, twice (what comes next is read meanwhile), each of the largest partition's size in elements."""
+    largest = max(parameter.numel() for parameter in model.parameters())
+    return {"buffer_count": 2 * _deepest(model), "buffer_size": -(-largest // distributed.world_size())}
+
+
+def _deepest(module: nn.Module) -> int:
+    own = sum(1 for _ in module.parameters(recurse=False))
+    return own + max(map(_deepest, module.children()), default=0)
+
+
+def on_disk(zero: Any, model: nn.Module) -> dict[int, Tensor]:
+    """What is swapped out, by the id of the tensor whose content it is: maps of the files, valid until the next step.
+    Nothing is read before it is used."""
+    found: dict[int, Tensor] = {}
+    if zero.swap_optimizer:
+        for info in zero.optimizer_swapper.swap_params_info.values():
+            for context in info.tensors:
+                found[id(context.compute_tensor)] = _map(context.swap_path, info.numel())
+    for parameter in model.parameters():
+        if not parameter.requires_grad and _is_out(parameter):  # trained ones have their fp32 copy
+            tensor: Any = parameter.ds_tensor  # type: ignore[attr-defined]
+            path = parameter.nvme_swapper.get_path(parameter, True)  # type: ignore[attr-defined]
+            found[id(tensor)] = _map(path, tensor.ds_numel)
+    return found
+
+
+def _map(path: str, numel: int) -> Tensor:
+    return torch.from_file(path, shared=False, size=numel, dtype=torch.float32)
+
+
+def _is_out(parameter: Any) -> bool:
+    return bool(parameter.ds_tensor.status.name == "NOT_AVAILABLE")
+
+
+@contextmanager
+def writable(zero: Any, owner: int | nn.Parameter) -> Iterator[None]:
+    """Around writing to a sub group's fp32 partition and optimizer states, or to a frozen parameter's partition: in
+    memory inside; afterwards on disk again where they belong there, and what forward reads is up to date."""
+    if isinstance(owner, int):
+        swaps = zero._swappable_optimizer_subgroup(owner)
+        if swaps:
+            zero._optimizer_states_and_gradient_swap_in(owner)
+        yield
+        zero._reassign_or_swap_out_partitioned_parameters(owner)
+        if swaps:
+            zero._optimizer_states_and_gradient_swap_out(owner)
+    elif _is_out(owner):
+        swapper: Any = owner.nvme_swapper  # type: ignore[attr-defined]
+        swapper.swap_in([owner], async_op=False)
+        yield
+        swapper.swap_out_and_release([owner])
+    else:
+        yield
+
+
+def forget_states(zero: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Let go of the swapped-out optimizer states: others are about to be written in their place."""
+    if not zero.swap_optimizer:
+        return
+    zero.optimizer_swapper.purge_state()
+    for group, flat in enumerate(zero.fp32_partitioned_groups_flat):
+        if zero._swappable_optimizer_subgroup(group):
+            optimizer.state.pop(flat, None)
+
+
+def release_prefetched(model: nn.Module) -> None:
+    """Give back what was read ahead and then not used: DeepSpeed would update that copy, and not the file."""
+    for parameter in model.parameters():
+        swapper: Any = getattr(parameter, "nvme_swapper", None)
+        if swapper is not None:
+            swapper.synchronize_reads()
+            if parameter.ds_id in swapper.param_id_to_buffer_id:  # type: ignore[attr-defined]
+                swapper.remove_partition_and_release_buffers([parameter])
