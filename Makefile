@@ -7,7 +7,8 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 PIP := $(PYTHON) -m pip install -qq --disable-pip-version-check
 PATHS := trainer tests bench train.py
-WORKERS ?= 2
+# One more than cores: ranks, restarts and kills spend almost half of their time waiting.
+WORKERS ?= 3
 ARGS ?=
 
 # The versions that are chosen; `make lock` takes the newest of everything else.
@@ -19,7 +20,7 @@ train: $(STAMP)
 	@$(PYTHON) train.py $(ARGS)
 
 test: $(STAMP)
-	@$(PYTHON) -m pytest -q -n $(WORKERS) $(ARGS)
+	@$(PYTHON) -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	@$(PYTHON) -m ruff check --quiet $(PATHS)

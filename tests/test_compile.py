@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -82,12 +84,50 @@ def test_a_compiled_run_resumes_to_the_bit(tmp_path: Path) -> None:
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+INTERPRETED = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from trainer.compile import speed_up
+from trainer.schema.compile import Compile
+
+sizes = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+ids = torch.randint(0, 61, (2, 16), generator=torch.Generator().manual_seed(1))
+for kernel in ("rope", "cross_entropy", "fused_linear_cross_entropy"):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2))
+    results = []
+    for use in (False, True):
+        if use:
+            others = ("rope", "swiglu", "rms_norm", "cross_entropy", "fused_linear_cross_entropy")
+            speed_up(model, Compile(use_liger_kernel=True, liger_kernel_config={k: k == kernel for k in others}))
+        model.zero_grad()
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    for plain, liger in zip(*results):
+        torch.testing.assert_close(liger, plain, rtol=1e-5, atol=1e-7)
+print("agree")
+"""
+
+
+@pytest.mark.slow
+def test_liger_kernels_give_the_models_own_numbers() -> None:
+    """The real package in triton's interpreter, which cannot do its rms_norm and swiglu. pip install liger-kernel."""
+    pytest.importorskip("liger_kernel")
+    pytest.importorskip("transformers")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED], capture_output=True, text=True, timeout=200, env=environment
+    )
+    assert done.stdout.strip().endswith("agree"), done.stderr
+
+
 class Known(nn.Linear):
     config = SimpleNamespace(model_type="llama")
 
 
 def test_liger_kernel_gets_the_model_and_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package itself needs a GPU; its two modules stand here with what we use of them."""
+    """The package needs triton, which a CPU's torch comes without; its two modules stand here with what we use."""
     calls: list[Any] = []
     package, patch = ModuleType("liger_kernel.transformers"), ModuleType("liger_kernel.transformers.monkey_patch")
     package._apply_liger_kernel_to_instance = lambda **options: calls.append(options)  # type: ignore[attr-defined]

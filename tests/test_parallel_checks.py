@@ -66,6 +66,14 @@ CASES: list[tuple[list[str], str, str]] = [
         "needs parallel.zero_stage 3 or more",
         "parallel.zero_stage=3",
     ),
+    (
+        [
+            "parallel=deepspeed",
+            "parallel.config={zero_optimization:{stage:3,offload_optimizer:{device:nvme,nvme_path:/f,fast_init:true}}}",
+        ],
+        "zero_optimization.offload_optimizer.fast_init=true starts from wrong weights",
+        "parallel.config={zero_optimization:{stage:3,offload_optimizer:{device:nvme,nvme_path:/f,fast_init:false}}}",
+    ),
     (["parallel=zero_infinity"], "is needed by parallel.offload_optimizer=nvme", "parallel.nvme_path=/fast"),
     (
         ["parallel=deepspeed", "parallel.config={zero_optimization:{stage:3,offload_param:{device:nvme}}}"],

@@ -27,7 +27,7 @@ from trainer.data.loader import TrainData
 from trainer.data.plan import BatchPlan
 from trainer.optim import make_optimizer
 from trainer.schema import Config
-from trainer.schema.parallel import DDP, FSDP, DeepSpeed, Mesh
+from trainer.schema.parallel import DDP, FSDP, DeepSpeed, Mesh, OffloadDevice
 from trainer.schema.precision import Precision
 from trainer.task import make_task
 
@@ -168,3 +168,17 @@ def test_a_wrong_config_is_a_wrong_config(capsys: pytest.CaptureFixture[str]) ->
     errors = capsys.readouterr().err
     assert "optim.learning_rate=nan" in errors
     assert "train.max_steps=1" in errors
+
+
+def test_what_is_offloaded_is_the_hosts_or_on_disk() -> None:
+    node, held = DeepSpeed(zero_stage=3), dict[str, plan.Memory]()
+    shapes = plan.shapes(make_config(parallel=node), Augmented())
+    for device in OffloadDevice:
+        config = make_config(parallel=replace(node, offload_optimizer=device, offload_param=device))
+        held[str(device)] = plan.memory(config, shapes, 2, 2)
+    here = held["none"].parameters + held["none"].optimizer
+    assert {name: (m.parameters + m.optimizer, m.host) for name, m in held.items()} == {
+        "none": (here, 0),
+        "cpu": (0, here),
+        "nvme": (0, 0),
+    }

@@ -140,7 +140,8 @@ def shapes(config: Config, dataset: Any) -> Shapes:
 
 
 def memory(config: Config, shapes: Shapes, world_size: int, local_world_size: int) -> Memory:
-    """Bytes per GPU under ``config.parallel``. What is offloaded counts as the host's, per GPU."""
+    """Bytes per GPU under ``config.parallel``. What is offloaded counts as the host's, per GPU, or
+    is on disk."""
     node = config.parallel
     trainable = [i for i, p in enumerate(shapes.parameters) if p.requires_grad]
     whole = sum(map(_bytes, shapes.parameters))
@@ -175,9 +176,10 @@ def memory(config: Config, shapes: Shapes, world_size: int, local_world_size: in
             communication=bucket + (shapes.layers * 2 * half // 4 if stage == 3 else 0),
             activations=shapes.activations,
         )
-        if node.offload_optimizer is not OffloadDevice.none:
-            held = _offloaded(held, "optimizer")
-        return held if node.offload_param is OffloadDevice.none else _offloaded(held, "parameters")
+        for part, device in (("optimizer", node.offload_optimizer), ("parameters", node.offload_param)):
+            if device is not OffloadDevice.none:
+                held = _offloaded(held, part, to_host=device is OffloadDevice.cpu)
+        return held
     if getattr(config.optim, "layerwise", False):  # one at a time, used as soon as it is there
         gradients = max(_bytes(shapes.parameters[i]) for i in trainable)
     return Memory(
@@ -190,9 +192,9 @@ def memory(config: Config, shapes: Shapes, world_size: int, local_world_size: in
     )
 
 
-def _offloaded(held: Memory, *parts: str) -> Memory:
-    """The same with some parts in the host's memory."""
-    host = held.host + sum(getattr(held, part) for part in parts)
+def _offloaded(held: Memory, *parts: str, to_host: bool = True) -> Memory:
+    """The same with some parts in the host's memory, or on disk."""
+    host = held.host + sum(getattr(held, part) for part in parts if to_host)
     return replace(held, host=host, **dict.fromkeys(parts, 0))
 
 

@@ -124,6 +124,8 @@ class DeepSpeedEngine(Engine):
             self._parameters, self._max_grad_norm = [p for p in model.parameters() if p.requires_grad], max_grad_norm
             return self._engine, self._optimizer
         self._optimizer = self._zero.optimizer  # DeepSpeed replaces an Adagrad
+        if self._swap_folders:
+            swapping.align_gradients(self._zero)
         self._flats, self._fragments = self._stage3() if self._stage == 3 else self._stage12()
         self._set_scale()
         return self._engine, self._optimizer
@@ -204,9 +206,10 @@ class DeepSpeedEngine(Engine):
         if self._stage == 0:
             return step(self._parameters, self._optimizer, self._scaler, self._max_grad_norm, skip_nonfinite)
         if self._swap_folders:
-            swapping.release_prefetched(self._model)
+            swapping.before_update(self._zero, self._model)
         # ZeRO makes no update, and clears its buffers, whenever the norm is not finite.
         self._engine.step()
+        self._forget_gradients()
         skipped = bool(self._zero.overflow)
         if self._scaler is not None:
             found = self._scaler._per_optimizer_states[id(self._optimizer)]["found_inf_per_device"]
@@ -215,6 +218,14 @@ class DeepSpeedEngine(Engine):
             self._set_scale()
         norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
         return StepOutput(norm, skipped)
+
+    def _forget_gradients(self) -> None:
+        """Zero what DeepSpeed (0.19.8) would use once more for a parameter that the next forward leaves out."""
+        if self._stage == 3:
+            self._zero.grad_partitions_flat_buffer.zero_()
+        for flat in {id(flat): flat for flat in self._flats.values()}.values():
+            if flat.grad is not None:
+                flat.grad.zero_()
 
     def _set_scale(self) -> None:
         if self._scaler is not None:
@@ -291,8 +302,6 @@ class DeepSpeedEngine(Engine):
         if self._scaler is not None and meta["scaler"]:
             self._scaler.load_state_dict(meta["scaler"])
             self._set_scale()
-        if self._swap_folders:
-            swapping.forget_states(self._zero, self._optimizer)
 
     def _load_states(
         self, flat: Tensor, reader: ShardReader, keys: dict[str, list[str]], all_values: dict[str, dict[str, Any]]

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def _remove_unless_locked(folder: Path) -> None:
 
 def prepare(zero: dict[str, Any], model: nn.Module, make_optimizer: MakeOptimizer) -> list[SwapFolder]:
     """Complete a zero_optimization section that offloads to nvme (others are left alone): folders of this process's
-    own, which are returned, and what the section does not say of buffers.
+    own, which are returned, and buffers, which are as many and large as it takes.
 
     Raises ValueError where libaio is missing, the folder cannot be, or the optimizer's states cannot be swapped.
     """
@@ -99,14 +100,18 @@ def prepare(zero: dict[str, Any], model: nn.Module, make_optimizer: MakeOptimize
         _load_async_io()
         if name == "offload_optimizer":
             zero.setdefault("sub_group_size", SUB_GROUP_SIZE)
-            buffers = {"buffer_count": _optimizer_buffers(make_optimizer)}
+            # Pipelined, the sub groups before and after are on their way at the same time.
+            groups = 1 + bool(section.get("pipeline_read")) + bool(section.get("pipeline_write"))
+            least = {"buffer_count": groups * _optimizer_buffers(make_optimizer)}
         else:
             zero.setdefault("stage3_max_reuse_distance", 0)  # a parameter that waits for its next use keeps its buffer
-            buffers = {"max_in_cpu": 0} | _parameter_buffers(model)
+            section = {"max_in_cpu": 0} | section
+            least = _parameter_buffers(model)
         parent = Path(section["nvme_path"]).expanduser()
         if parent not in folders:
             folders[parent] = SwapFolder(parent)
-        zero[name] = buffers | section | {"nvme_path": str(folders[parent].path)}
+        enough = {key: max(number, section.get(key, 0)) for key, number in least.items()}
+        zero[name] = section | enough | {"nvme_path": str(folders[parent].path)}
     return list(folders.values())
 
 
@@ -168,6 +173,27 @@ def _deepest(module: nn.Module) -> int:
     return own + max(map(_deepest, module.children()), default=0)
 
 
+def align_gradients(zero: Any) -> None:
+    """Let gradients go to disk in pieces that begin and end at aligned elements of their sub group, as they come back
+    to the same place: O_DIRECT reads to no other address, and DeepSpeed (0.19.8) does not look whether it did."""
+    if zero.swap_optimizer:
+        swapper = zero.optimizer_swapper
+        swapper._adjust_for_misaligned_lengths = partial(_aligned_pieces, swapper.numel_alignment)
+
+
+def _aligned_pieces(alignment: int, tensors: list[Tensor], offsets: list[int]) -> tuple[list[Tensor], list[int]]:
+    pieces, starts = [], []
+    for tensor, offset in zip(tensors, offsets, strict=True):
+        head = min(-offset % alignment, tensor.numel())
+        tail = (tensor.numel() - head) % alignment
+        for piece in torch.split(tensor, [head, tensor.numel() - head - tail, tail]):
+            if piece.numel():
+                pieces.append(piece)
+                starts.append(offset)
+                offset += piece.numel()
+    return pieces, starts
+
+
 def on_disk(zero: Any, model: nn.Module) -> dict[int, Tensor]:
     """What is swapped out, by the id of the tensor whose content it is: maps of the files, valid until the next step.
     Nothing is read before it is used."""
@@ -213,18 +239,23 @@ def writable(zero: Any, owner: int | nn.Parameter) -> Iterator[None]:
         yield
 
 
-def forget_states(zero: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Let go of the swapped-out optimizer states: others are about to be written in their place."""
-    if not zero.swap_optimizer:
-        return
-    zero.optimizer_swapper.purge_state()
-    for group, flat in enumerate(zero.fp32_partitioned_groups_flat):
-        if zero._swappable_optimizer_subgroup(group):
-            optimizer.state.pop(flat, None)
+def before_update(zero: Any, model: nn.Module) -> None:
+    """Make good what DeepSpeed (0.19.8) gets wrong of a parameter that forward has left out: it would update a copy
+    that was read ahead, and not the file, with a gradient of an earlier update or none at all."""
+    release_prefetched(model)
+    for group, parameters in enumerate(zero.fp16_groups if zero.swap_optimizer else ()):
+        left_out = [p for p in parameters if zero.get_param_id(p) not in zero.norm_for_param_grads]
+        if left_out and zero._swappable_optimizer_subgroup(group):
+            flat = zero.fp32_partitioned_groups_flat[group]
+            zero.optimizer_swapper.swap_out_gradients(
+                parameter=flat,
+                gradient_offsets=[zero.grad_position[zero.get_param_id(p)][1] for p in left_out],
+                gradient_tensors=[torch.zeros(p.partition_numel(), dtype=flat.dtype) for p in left_out],
+            )
 
 
 def release_prefetched(model: nn.Module) -> None:
-    """Give back what was read ahead and then not used: DeepSpeed would update that copy, and not the file."""
+    """Give back what was read ahead and not used."""
     for parameter in model.parameters():
         swapper: Any = getattr(parameter, "nvme_swapper", None)
         if swapper is not None:

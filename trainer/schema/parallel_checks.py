@@ -121,6 +121,9 @@ def _offloading_in_file(node: DeepSpeed, given: dict[str, Any]) -> Iterator[Prob
         if deepspeed.zero_value(given, "zero_stage") != 3:
             what = f"{section}.device=nvme needs zero_optimization.stage 3"
             yield Problem(key="parallel.config", value=given, what=what)
+        if given["zero_optimization"][name].get("fast_init"):
+            what = f"{section}.fast_init=true starts from wrong weights where a partition is no multiple of 512 bytes"
+            yield Problem(key="parallel.config", value=given, what=what)
         if given["zero_optimization"][name].get("nvme_path") in (None, deepspeed.AUTO):
             what = f"{section}.nvme_path is not given: a directory on a disk of each machine's own"
             yield Problem(key="parallel.config", value=given, what=what)
