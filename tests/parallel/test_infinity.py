@@ -26,6 +26,8 @@ from trainer.schema.parallel import FSDP, DeepSpeed, OffloadDevice
 from trainer.schema.precision import Precision
 from trainer.schema.train import Train
 
+pytestmark = pytest.mark.timeout(1500)  # the first one compiles
+
 NVME = OffloadDevice.nvme
 TIED = "head.weight"
 STAGE3: dict[str, Any] = {"ddp_timeout": 120, "zero_stage": 3}
