@@ -97,17 +97,7 @@ def manifest(place: Path) -> dict[str, Any]:
     return found
 
 
-def test_two_ranks(place: Path) -> None:
-    code, errors = run(place, *command())
-    assert (code, errors) == (0, "")
-    assert manifest(place)["status"] == "completed"
-    assert manifest(place)["world_size"] == 2
-
-
-@pytest.mark.parametrize(
-    ("fault", "says"),
-    [("raise", "ValueError: no good"), ("exit", "exited with code 0 before its end"), ("SIGKILL", "killed by SIGKILL")],
-)
+@pytest.mark.parametrize(("fault", "says"), [("raise", "ValueError: no good"), ("SIGKILL", "killed by SIGKILL")])
 def test_the_failure_that_began_it_is_reported(place: Path, fault: str, says: str) -> None:
     code, errors = run(place, *command(fault=fault))
     assert code == 1
@@ -129,6 +119,7 @@ def test_sigterm_saves_and_exits_75(place: Path, to: str) -> None:
         _, errors = process.communicate(timeout=60)
         code = process.returncode
         assert errors == ""
+        assert manifest(place)["world_size"] == 2
     assert code == 75
     assert list((place / "run" / "checkpoints").glob("checkpoint-*"))
 
@@ -276,9 +267,9 @@ def test_ranks_are_restarted_from_the_newest_checkpoint(place: Path, ranks: int)
 
 
 def test_restarts_are_counted_and_come_to_an_end(place: Path) -> None:
-    code, errors = run(place, *command("launch.max_restarts=1", fault="raise"))
+    code, errors = run(place, *command("launch.max_restarts=1", fault="exit"))
     assert code == 1
-    says = f"rank 1 on {HOST}: ValueError: no good"
+    says = f"rank 1 on {HOST}: exited with code 0 before its end"
     lines = errors.splitlines()
     assert [lines[0], lines[-1]] == [f"restart 1 of 1: {says}", f"error: {says}; traceback: {place}/run/train.log"]
     assert all("no checkpoint in" in line for line in lines[1:-1])
@@ -287,7 +278,7 @@ def test_restarts_are_counted_and_come_to_an_end(place: Path) -> None:
 def test_a_wrong_checkpoint_is_not_tried_again(place: Path) -> None:
     (place / "checkpoint-3").mkdir()
     settings = ("launch.max_restarts=3", f"checkpoint.resume_from_checkpoint={place}/checkpoint-3")
-    code, errors = run(place, *command(*settings))
+    code, errors = run(place, *(word for word in command(*settings) if not word.startswith("launch.nproc")))
     assert code == 1
     (line,) = errors.splitlines()
     assert "CheckpointError" in line

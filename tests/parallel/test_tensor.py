@@ -59,7 +59,7 @@ def go_on(name: str, directory: Path, meta: Any) -> tuple[Any, list[Logged], Any
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "ranks"), [("copies of tp", 4), ("hybrid", 2), ("zero0", 2)])
+@pytest.mark.parametrize(("first", "ranks"), [("copies of tp", 4), ("hybrid", 2)])
 def test_a_checkpoint_of_a_mesh_is_every_engines(first: str, ranks: int, tmp_path: Path) -> None:
     meta, digest, logged, end = run_ranks(start, first, tmp_path, world_size=ranks, timeout=120)[0]
     again = run_ranks(go_on, first, tmp_path, meta, world_size=ranks, timeout=120)[0]
