@@ -288,7 +288,7 @@ def test_a_rank_that_hangs_ends_the_run(place: Path) -> None:
     began = time.monotonic()
     code, errors = run(place, *command("parallel.ddp_timeout=3", fault="SIGSTOP"))
     assert code == 1
-    (line,) = errors.splitlines()
+    (line,) = [line for line in errors.splitlines() if not line.startswith("[W")]  # torch's own, on a busy machine
     assert line.startswith(f"error: rank 1 on {HOST}: is stopped (SIGSTOP), and rank 0 waited in vain: ")
     assert "imed out" in line
     assert time.monotonic() - began < 60
