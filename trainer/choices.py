@@ -43,12 +43,10 @@ def swept(override: Override) -> Problem:
 
 
 def _takes_list(key: str) -> bool:
-    cls = leaves().get(key)
-    return (
-        key in LISTS
-        if cls is None
-        else any(word in allowed(hints(cls)[key.split(".")[-1]]) for word in ("list", "anything"))
-    )
+    if (cls := leaves().get(key)) is None:
+        return key in LISTS
+    words = allowed(hints(cls)[key.rpartition(".")[2]])
+    return "list" in words or "anything" in words
 
 
 def chosen_at(default: ResultDefault, package: str, typed: Collection[str], repo: Repository) -> str | None:

@@ -156,7 +156,7 @@ def asynchronous_reads(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def compile_once() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    swapping._load_async_io()
+    swapping.load_async_io()
 
 
 @pytest.mark.slow

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from ..compose import conf_directory
 from ..problems import show
 from ..schema import OPTIONS, callbacks
 from ..schema import huggingface as hf
 from ..schema.optim_args import literal
-from ..schema.tree import hints, leaves
+from ..schema.tree import choices_of, leaves
 from ..yaml_files import read
 from . import sharding
 
@@ -394,10 +393,3 @@ def greater(given: bool | None, metric: str | None) -> bool:
 
 
 _TRACKIO = ("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
-
-
-def choices_of(key: str) -> list[str]:
-    """The words that a key of an enum's type takes."""
-    hint = hints(leaves()[key])[key.split(".")[-1]]
-    kinds = [hint, *get_args(hint)]
-    return [str(m.value) for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum) for m in kind]

@@ -127,6 +127,7 @@ class DeepSpeedEngine(Engine):
         if self._swap_folders:
             swapping.align_gradients(self._zero)
         self._flats, self._fragments = self._stage3() if self._stage == 3 else self._stage12()
+        self._partitions = list({id(flat): flat for flat in self._flats.values()}.values())
         self._set_scale()
         return self._engine, self._optimizer
 
@@ -223,7 +224,7 @@ class DeepSpeedEngine(Engine):
         """Zero what DeepSpeed (0.19.8) would use once more for a parameter that the next forward leaves out."""
         if self._stage == 3:
             self._zero.grad_partitions_flat_buffer.zero_()
-        for flat in {id(flat): flat for flat in self._flats.values()}.values():
+        for flat in self._partitions:
             if flat.grad is not None:
                 flat.grad.zero_()
 

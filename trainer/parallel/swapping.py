@@ -97,7 +97,7 @@ def prepare(zero: dict[str, Any], model: nn.Module, make_optimizer: MakeOptimize
         section = zero.get(name) or {}
         if section.get("device") != "nvme":
             continue
-        _load_async_io()
+        load_async_io()
         if name == "offload_optimizer":
             zero.setdefault("sub_group_size", SUB_GROUP_SIZE)
             # Pipelined, the sub groups before and after are on their way at the same time.
@@ -115,7 +115,7 @@ def prepare(zero: dict[str, Any], model: nn.Module, make_optimizer: MakeOptimize
     return list(folders.values())
 
 
-def _load_async_io() -> None:
+def load_async_io() -> None:
     """Load DeepSpeed's asynchronous reads and writes; the first call on a machine compiles them, for minutes."""
     from deepspeed.ops.op_builder import AsyncIOBuilder
     from torch.utils.cpp_extension import _get_build_directory

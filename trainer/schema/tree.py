@@ -101,3 +101,10 @@ def allowed(hint: Any) -> str:
     if get_origin(hint) is dict or is_dataclass(hint):
         return "a mapping, {a: 1}"
     return {int: "a whole number", float: "a number", bool: "true, false", str: "text"}.get(hint, "anything")
+
+
+def choices_of(key: str) -> list[str]:
+    """The words that a key of an enum's type takes."""
+    hint = hints(leaves()[key])[key.split(".")[-1]]
+    kinds = [hint, *get_args(hint)]
+    return [str(m.value) for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum) for m in kind]
