@@ -1,6 +1,6 @@
 # Everything runs in .venv, made on first use from requirements.lock; it need not be activated.
 #   make train [ARGS="optim=adamw_fused precision=bf16 parallel=zero3"]
-#   make test  [ARGS="tests/test_compose.py -k origin"]
+#   make test  [ARGS="tests/config/test_composer.py -k origin"]
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from trainer.events import Callback
+from trainer.callbacks.callback import Callback
 from trainer.state import Control, State
 
 BATCH, STEPS, WARMUP, LOG_EVERY, LEARNING_RATE = 32, 2200, 200, 100, 1e-3

@@ -33,9 +33,9 @@ ROUNDS = 9
 
 def ours(directory: Path) -> None:
     """What `python train.py` runs once the command line is composed."""
-    from trainer import run_directory
-    from trainer.compose import compose
-    from trainer.runner import run
+    from trainer.config.composer import compose
+    from trainer.run import directory as run_directory
+    from trainer.train.session import run
 
     overrides = [*SETTINGS, f"train.max_steps={STEPS}"]
     composition = compose(overrides)

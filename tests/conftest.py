@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from trainer.compose import Composition
-from trainer.compose import compose as compose_config
+from trainer.config.composer import Composition
+from trainer.config.composer import compose as compose_config
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from trainer import distributed
-from trainer.failpoints import passes
+from trainer.checkpoint.failpoints import passes
 
 TIMEOUT_S = 30.0
 

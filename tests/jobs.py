@@ -13,9 +13,11 @@ import torch.distributed.fsdp
 import torch.distributed.tensor  # noqa: F401
 
 from tests import forks
-from trainer import digest, distributed, run_directory, runner
-from trainer.events import Callback
+from trainer import distributed
+from trainer.callbacks.callback import Callback
+from trainer.checkpoint import digest
 from trainer.logging.jsonl import read
+from trainer.run import directory as run_directory
 from trainer.schema import Config
 from trainer.schema.checkpoint import Checkpoint
 from trainer.schema.data import Data
@@ -28,6 +30,7 @@ from trainer.schema.scheduler import Cosine
 from trainer.schema.task import Classification
 from trainer.schema.train import Train
 from trainer.state import Control, State
+from trainer.train import session
 
 STEPS = 14  # 2 epochs of 7 updates of 8 samples, the last of 1
 PREEMPTED, STOPPED = 75, 130
@@ -68,7 +71,7 @@ class KillAt(Callback):
 def work(config: Config, directory: Path, *, resume: str | None = None) -> None:
     """One rank's whole run; ends the process with the contract's exit code when it was interrupted."""
     config.checkpoint.resume_from_checkpoint = resume
-    status = runner.run(config, directory)
+    status = session.run(config, directory)
     if status != "completed":
         os._exit({"preempted": PREEMPTED, "stopped": STOPPED}[status])
 

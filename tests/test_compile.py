@@ -17,9 +17,9 @@ from torch._dynamo.testing import CompileCounter
 from tests import jobs
 from tests.blocks import Blocks
 from tests.jobs import make_config
-from tests.test_resume import KILLED, assert_same, killed_at
+from tests.train.test_resume import KILLED, assert_same, killed_at
+from trainer.callbacks.callback import Callback
 from trainer.compile import speed_up
-from trainer.events import Callback
 from trainer.schema.compile import Compile
 from trainer.schema.parallel import DDP, FSDP
 from trainer.schema.train import Train

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.events import Callback, Events, Reporter, ReporterError, build_reporters, describe
+from trainer.callbacks.callback import Callback
+from trainer.errors import ReporterError, describe
+from trainer.events import Events
+from trainer.logging.reporter import Reporter, build_reporters
 from trainer.state import Control, RunInfo, State
 
 

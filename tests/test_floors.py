@@ -1,10 +1,11 @@
-"""Imports point down only, and what the config side imports stays light."""
+"""Imports point down only, there is no circle anywhere, and what the config side imports stays light."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,69 +14,126 @@ import trainer
 
 ROOT = Path(trainer.__file__).parent
 
-FLOORS: list[set[str]] = [
-    {"schema", "problems"},
+FLOORS = [
+    {"schema", "errors"},
+    {"config", "build", "distributed", "rng", "state", "run"},
     {
-        "build", "state", "events", "distributed", "compose", "config_sources", "assign", "origins", "hydra_settings",
-        "choices", "examine", "inline",
-        "yaml_files", "targets", "calls", "durable", "exact_json", "failpoints", "rng", "run_directory", "devices",
+        *("data", "model", "task", "optim", "scheduler", "precision", "memory", "compile"),
+        *("callbacks", "logging", "checkpoint", "parallel", "evaluation", "events", "hub"),
     },
-]  # fmt: skip
-"""The lowest floors by name; `floor` gives the others."""
+    {"train"},
+    {"launch"},
+    {"cli", "sweep", "cluster", "plan", "interchange", "__init__", "__main__"},
+]
+"""The rooms of each floor, the lowest first. Every module belongs to one by the first part of its name."""
 
-TOP = {"cli", "sweep", "cluster", "commands", "__main__", "help"}
-FLOOR_4 = {"runner", "keeping", "launch", "resume"}
+ARROWS = {
+    "schema": {"errors"},
+    "config": {"build"},
+    "run": {"config"},
+    "parallel": {"precision", "optim", "checkpoint"},
+    "evaluation": {"data", "task", "precision", "checkpoint"},
+    "events": {"callbacks", "logging"},
+    "hub": {"callbacks", "checkpoint", "parallel"},
+    "sweep": {"cli"},
+    "cluster": {"cli"},
+    "cli": {"plan", "interchange", "sweep", "cluster"},
+    "__main__": {"cli"},
+}
+"""The only imports from one room to another on the same floor."""
 
 
-def floor(module: str) -> int:
-    """The floor of `trainer.<module>`."""
-    for number, names in enumerate(FLOORS):
-        if module in names:
-            return number
-    return 5 if module in TOP else 4 if module in FLOOR_4 else 3 if module == "loop" else 2
-
-
-def imports(path: Path) -> set[str]:
-    """First segments below `trainer` that a file imports while the program runs (not for type checkers only)."""
-    package = ["trainer", *path.relative_to(ROOT).parts[:-1]]
-    found = set()
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        id(n)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for n in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        names: list[list[str]] = []
-        if isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = [*base, *(node.module.split(".") if node.module else [])]
-            names = [[*module, alias.name] for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
-        found |= {name[1] for name in names if name[0] == "trainer" and len(name) > 1}
+def modules() -> dict[str, Path]:
+    """Dotted names of all modules, and their files."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = ("trainer", *path.relative_to(ROOT).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
-FILES = sorted(ROOT.rglob("*.py"))
+MODULES = modules()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path: Path) -> None:
-    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    above = {name for name in imports(path) if name != own and floor(name) > floor(own) and (ROOT / name).exists()}
-    above |= {n for n in imports(path) if n != own and floor(n) > floor(own) and (ROOT / f"{n}.py").exists()}
-    assert not above, f"{own} is on floor {floor(own)}"
+def imports(name: str) -> Iterator[str]:
+    """The modules of ours that one imports anywhere: in functions and for type checkers too."""
+    path = MODULES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        targets: list[str] = []
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            targets = [m if (m := f"{module}.{alias.name}") in MODULES else module for alias in node.names]
+        yield from (target for target in targets if target in MODULES and target != name)
+
+
+def room(name: str) -> str:
+    """`parallel` for `trainer.parallel.fsdp`."""
+    return name.split(".")[1] if "." in name else "__init__"
+
+
+def floor(name: str) -> int:
+    """The floor that a room is on."""
+    found = [number for number, rooms in enumerate(FLOORS) if room(name) in rooms]
+    assert found, f"{name} is on no floor: name its room in FLOORS, or move it into one"
+    return found[0]
+
+
+def circles(names: set[str]) -> list[list[str]]:
+    """Groups of modules that import each other, by any way round (Tarjan's strongly connected components)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    path: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        order[name] = low[name] = len(order)
+        path.append(name)
+        for target in imports(name):
+            if target not in order:
+                visit(target)
+            if target in path:
+                low[name] = min(low[name], low[target])
+        if low[name] == order[name]:
+            group = path[path.index(name) :]
+            del path[path.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in sorted(names):
+        if name not in order:
+            visit(name)
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name: str) -> None:
+    others = {target for target in imports(name) if room(target) != room(name)}
+    above = {target for target in others if floor(target) > floor(name)}
+    assert not above, f"{name} is on floor {floor(name)}"
+    beside = {t for t in others if floor(t) == floor(name) and room(t) not in ARROWS.get(room(name), ())}
+    assert not beside, f"{name} may not import these rooms of its own floor"
+
+
+def test_there_is_no_circle() -> None:
+    assert circles(set(MODULES)) == []
+
+
+def test_the_floors_are_those_of_the_page_and_no_room_is_named_twice() -> None:
+    rooms = [name for names in FLOORS for name in names]
+    assert len(rooms) == len(set(rooms))
+    assert {room(name) for name in MODULES} == set(rooms)
 
 
 HEAVY = ("torch", "deepspeed", "wandb", "transformers", "rich", "numpy", "torchmetrics")
 
 
 @pytest.mark.parametrize(
-    "module", ["train", "trainer.compose", "trainer.targets", "trainer.sweep", "trainer.commands", "trainer.cli"]
+    "module",
+    ["train", "trainer", "trainer.config.composer", "trainer.build.policy", "trainer.sweep", "trainer.cli.train"],
 )
 def test_the_config_side_is_light(module: str) -> None:
     code = f"import sys, {module}; print(*[m for m in {HEAVY} if m in sys.modules])"

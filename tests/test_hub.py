@@ -14,7 +14,7 @@ from safetensors.torch import load
 from tests import forks, jobs
 from tests.hub_server import HubServer, hub_server
 from trainer import distributed
-from trainer.compose import Composition
+from trainer.config.composer import Composition
 from trainer.logging.log_file import log_file
 from trainer.schema.checkpoint import Checkpoint
 from trainer.schema.hub import Hub

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from tests import jobs
 from tests.blocks import Block, Blocks
 from tests.jobs import make_config
-from tests.test_resume import assert_same
+from tests.train.test_resume import assert_same
+from trainer.callbacks.empty_cache import EmptyCache
 from trainer.logging.jsonl import read
-from trainer.memory import EmptyCache, measured, save_memory
+from trainer.memory import measured, save_memory
 from trainer.schema import Config
 from trainer.schema.logging import Logging
 from trainer.schema.memory import Memory

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer import exact_json
+from trainer.checkpoint import files
 from trainer.rng import capture_rng, restore_rng
 
 
@@ -29,7 +29,7 @@ def draw() -> list[float]:
 
 def test_draws_repeat_after_a_restore_through_json() -> None:
     draw()  # an odd number of gaussians: the second of a pair waits in the state
-    state = json.loads(exact_json.dumps(capture_rng()))
+    state = json.loads(files.dumps(capture_rng()))
     first = draw()
     draw()
     restore_rng(state)
@@ -57,7 +57,7 @@ def test_another_process_goes_on(tmp_path: object) -> None:
         "import json, sys, torch, random; from trainer.rng import restore_rng\n"
         "restore_rng(json.load(sys.stdin)); print(json.dumps([random.random(), torch.randn(3).tolist()]))"
     )
-    state = exact_json.dumps(capture_rng())
+    state = files.dumps(capture_rng())
     out = subprocess.run(
         [sys.executable, "-c", code], input=state, capture_output=True, text=True, check=True, timeout=60
     )
@@ -68,7 +68,7 @@ def test_another_process_goes_on(tmp_path: object) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_generators() -> None:
     torch.randn(3, device="cuda")
-    state = json.loads(exact_json.dumps(capture_rng()))
+    state = json.loads(files.dumps(capture_rng()))
     assert len(state["cuda"]) == torch.cuda.device_count()
     first = torch.randn(5, device="cuda").tolist()
     restore_rng(state)

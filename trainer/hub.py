@@ -12,8 +12,9 @@ from typing import Any
 from torch import nn
 
 from . import distributed
-from .events import Callback, describe
-from .export import export_weights
+from .callbacks.callback import Callback
+from .checkpoint.export import export_weights
+from .errors import describe
 from .parallel.engine import Engine
 from .schema import Config
 from .schema.checkpoint import SaveStrategy

@@ -15,9 +15,7 @@ from torch import nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
-from .events import Callback
 from .schema.memory import Memory
-from .state import Control, State
 
 
 def save_memory(model: nn.Module, node: Memory, device: torch.device) -> None:
@@ -70,17 +68,6 @@ def _recomputed(
             return checkpoint(call, *args, **options)
 
     return wrapped
-
-
-class EmptyCache(Callback):
-    """memory.torch_empty_cache_steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_end(self, state: State, control: Control) -> None:
-        if state.step % self.steps == 0:
-            torch.cuda.empty_cache()
 
 
 @contextmanager

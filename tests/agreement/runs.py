@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests import jobs
-from trainer import run_directory
-from trainer.compose import compose
+from tests.agreement import parts
+from trainer.config.composer import compose
+from trainer.errors import show
 from trainer.logging.jsonl import read
-from trainer.problems import show
+from trainer.run import directory as run_directory
 from trainer.schema import huggingface
-
-from . import parts
 
 Arguments = dict[str, Any]
 BASE: Arguments = {"seed": 7, "logging_steps": 1, "learning_rate": 5e-3, "num_train_epochs": 2}

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .runs import BASE, TOLERANCE, Arguments, mean_over_samples, optimizer_options, own_randomness, seeded_groups
+from tests.agreement.runs import (
+    BASE,
+    TOLERANCE,
+    Arguments,
+    mean_over_samples,
+    optimizer_options,
+    own_randomness,
+    seeded_groups,
+)
 
 OPTIMIZERS = ["adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop", "adafactor"]
 LEARNING_RATES = {"sgd": 0.1, "adagrad": 0.02, "schedule_free_sgd": 0.5}

@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from . import parts, runs, table
+from tests.agreement import parts, runs, table
 
 ROWS = table.rows()
 

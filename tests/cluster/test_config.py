@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer import run_directory
 from trainer.cluster.srun import first_node, rank_environment
-from trainer.compose import Composition
+from trainer.config.composer import Composition
+from trainer.run import directory as run_directory
 from trainer.schema.cluster import Slurm
 from trainer.schema.parallel import DDP, FSDP
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from trainer.data.batches import BatchPlan
 from trainer.data.fetch import Fetch
 from trainer.data.loader import EvalData, TrainData
-from trainer.data.plan import BatchPlan
 from trainer.rng import snapshot, touched
 from trainer.schema.data import Data
 

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from tests import jobs
 from tests.jobs import make_config
-from tests.test_resume import KILLED, assert_same, killed_at
+from tests.train.test_resume import KILLED, assert_same, killed_at
+from trainer.data.batches import BatchPlan, epoch_order
 from trainer.data.loader import TrainData
 from trainer.data.order import Order, balanced, grouped
-from trainer.data.plan import BatchPlan, epoch_order
 from trainer.schema.data import Data, SamplingStrategy
 from trainer.schema.evaluation import Evaluation
 from trainer.schema.parallel import DDP

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from trainer.commands import main
-from trainer.compose import Composition, compose
+from trainer.cli import main
+from trainer.config.composer import Composition, compose
 from trainer.interchange import accelerate, deepspeed
-from trainer.run_directory import config_hash
+from trainer.run.directory import config_hash
 from trainer.schema.deepspeed import autos, effective, passed_on
 from trainer.schema.parallel import DeepSpeed
 

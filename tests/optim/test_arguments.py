@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from torch import nn
 
-from trainer.calls import check_calls
-from trainer.compose import Composition
-from trainer.launch import world_size
+from trainer.build.calls import check_calls
+from trainer.config.composer import Composition
+from trainer.errors import ConfigError
+from trainer.launch.ranks import world_size
 from trainer.optim import make_optimizer
-from trainer.problems import ConfigError
 from trainer.schema import optim, optim_packages
 from trainer.schema.optim_args import parse
 

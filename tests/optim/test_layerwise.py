@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from tests import jobs
 from tests.optim.test_offered import Run, needs, node_of
-from trainer import cli
-from trainer.compose import Composition
+from trainer.cli import train
+from trainer.config.composer import Composition
+from trainer.errors import ConfigError
 from trainer.logging.jsonl import read
 from trainer.optim import make_optimizer
-from trainer.parallel.torch_step import step
-from trainer.problems import ConfigError
+from trainer.parallel.step import step
 from trainer.schema import optim
 from trainer.schema.data import Data
 from trainer.schema.evaluation import Evaluation
@@ -126,15 +126,15 @@ def test_torchruns_ranks_are_refused_before_the_run(compose: Compose, monkeypatc
     assert composition.config is not None
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    cli.refuse_place(composition, composition.config)
+    train.refuse_place(composition, composition.config)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="before gradients are averaged over ranks, of which 2 were started"):
-        cli.refuse_place(composition, composition.config)
+        train.refuse_place(composition, composition.config)
 
 
 def test_a_rollback_undoes_an_update_that_was_not_finite(tmp_path: Path) -> None:
-    made = config(data=Data(train_dataset={"_target_": "tests.test_runner.Poisoned"}), evaluation=Evaluation())
+    made = config(data=Data(train_dataset={"_target_": "tests.train.test_session.Poisoned"}), evaluation=Evaluation())
     made.train.nan_policy = NanPolicy.rollback
     assert jobs.train(made, tmp_path) == [0]
     weights = load_file(tmp_path / "model" / "model.safetensors")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer import checkpoint
-from trainer.compose import Composition, conf_directory
+from trainer.checkpoint import store
+from trainer.config.composer import Composition, conf_directory
 from trainer.optim import make_optimizer
 from trainer.optim.averages import average_weights, train_weights
 from trainer.parallel.single import SingleEngine
@@ -80,10 +80,10 @@ class Run:
     def save(self, root: Path, step: int) -> Path:
         with average_weights(self.optimizer):
             state = self.engine.state()
-            return checkpoint.save(root, step, shards=state.shards, state={"engine": state.meta}, rank_state={})
+            return store.save(root, step, shards=state.shards, state={"engine": state.meta}, rank_state={})
 
     def load(self, path: Path) -> None:
-        saved = checkpoint.load(path)
+        saved = store.load(path)
         self.engine.load_state(saved.reader, saved.state["engine"])
         train_weights(self.optimizer)
 
@@ -193,9 +193,9 @@ def test_galore_with_8_bits_equals_the_package(compose: Compose, monkeypatch: py
 
 @pytest.mark.parametrize("option", sorted(set(OPTIONS)))
 def test_a_missing_package_has_a_cure(compose: Compose, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
-    from trainer.schema import optim_checks
+    from trainer.schema.checks import optim
 
-    monkeypatch.setattr(optim_checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(optim, "find_spec", lambda name: None)
     composition = compose(f"optim={option}", "optim.learning_rate=1e-3")
     found = [str(p) for p in composition.problems if "which is not installed" in str(p)]
     packaged = isinstance(composition.config and composition.config.optim, tuple(PACKAGES))

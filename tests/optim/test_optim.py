@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainer.errors import ConfigError
 from trainer.optim import make_optimizer
-from trainer.problems import ConfigError
 from trainer.schema import optim as schema
 
 

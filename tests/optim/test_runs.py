@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import jobs
-from trainer import shards
+from trainer.checkpoint import shard
 from trainer.schema.optim import AdaLomo
 from trainer.schema.optim_packages import ApolloAdamW, BnbAdamW, GaLoreAdamW, ScheduleFreeAdamW, StableAdamW
 from trainer.schema.scheduler import Constant
@@ -50,7 +50,7 @@ def test_checkpoints_and_exports_hold_the_average(tmp_path: Path) -> None:
     made = config("schedule_free")
     made.checkpoint.save_steps = 14
     assert jobs.train(made, tmp_path) == [0]
-    reader = shards.ShardReader(tmp_path / "checkpoints" / "checkpoint-14")
+    reader = shard.ShardReader(tmp_path / "checkpoints" / "checkpoint-14")
     exported = load_file(tmp_path / "model" / "model.safetensors")
     names = [n.removeprefix("optim/train_weights/") for n in reader.names() if n.startswith("optim/train_weights/")]
     assert names

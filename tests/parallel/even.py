@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tests.parallel.traps import CPU, Logged, adamw
 from trainer import distributed
-from trainer.build import build
+from trainer.build.build import build
 from trainer.schema.precision import Precision
 
 PLAN = {

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from tests import jobs
 from tests.parallel.traps import CPU, adamw
 from tests.ranks import run_ranks
-from trainer.build import build
+from trainer.build.build import build
 from trainer.logging.jsonl import read
 from trainer.parallel.context import _unfit
 from trainer.schema import model as models

@@ -14,7 +14,7 @@ from tests.parallel.even import EvenRun
 from tests.parallel.traps import CPU, Logged, Run
 from tests.ranks import run_ranks
 from trainer import distributed
-from trainer.compose import Composition
+from trainer.config.composer import Composition
 from trainer.parallel.deepspeed import DeepSpeedEngine
 from trainer.schema.parallel import DDP, DeepSpeed
 from trainer.schema.precision import Precision

@@ -15,9 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from tests import jobs
 from tests.parallel.traps import CPU, Run, adamw
 from tests.ranks import run_ranks
-from trainer import distributed, shards
-from trainer.build import build
-from trainer.parallel import swapping
+from trainer import distributed
+from trainer.build.build import build
+from trainer.checkpoint import shard
+from trainer.parallel import nvme as swapping
 from trainer.schema import Config
 from trainer.schema.checkpoint import Checkpoint
 from trainer.schema.evaluation import Evaluation, IntervalStrategy
@@ -126,7 +127,7 @@ def disk_and_memory(directory: Path, names: list[str]) -> dict[str, list[str]]:
         assert losses == pytest.approx([out.loss for out in expected], rel=1e-5), name
         files[name] = [path.name for path in directory.glob("trainer-swap-*/**/*.swp")]
         if (weights := run.engine.weights()) is not None:
-            reader = shards.ShardReader(folder / "end")
+            reader = shard.ShardReader(folder / "end")
             same = {key: torch.equal(weights[key], reader.read_whole(f"model/{key}")) for key in weights if key != TIED}
             assert all(same.values()), (name, same)
             assert torch.equal(weights[TIED], weights["embed.weight"]), name

@@ -13,8 +13,9 @@ from torch import nn
 from tests.parallel.even import PLAN, Even, EvenRun
 from tests.parallel.traps import CPU, Logged, adamw
 from tests.ranks import run_ranks
-from trainer import distributed, shards
-from trainer.build import build
+from trainer import distributed
+from trainer.build.build import build
+from trainer.checkpoint import shard
 from trainer.parallel.tensor import plan_of
 from trainer.schema.parallel import DDP, FSDP, DeepSpeed, Mesh
 from trainer.schema.precision import Precision
@@ -36,9 +37,9 @@ def save(run: EvenRun, directory: Path) -> tuple[dict[str, Any], dict[str, str]]
     if distributed.is_main():
         directory.mkdir()
     distributed.barrier()
-    shards.write(directory / shards.file_name(distributed.rank()), state.shards)
+    shard.write(directory / shard.file_name(distributed.rank()), state.shards)
     distributed.barrier()
-    reader = shards.ShardReader(directory)
+    reader = shard.ShardReader(directory)
     return state.meta, {n: hashlib.sha256(reader.read(n).numpy().tobytes()).hexdigest() for n in reader.names()}
 
 
@@ -51,7 +52,7 @@ def start(name: str, directory: Path) -> tuple[Any, Any, list[Logged], Any]:
 
 def go_on(name: str, directory: Path, meta: Any) -> tuple[Any, list[Logged], Any]:
     run = EvenRun(NODES[name])
-    run.engine.load_state(shards.ShardReader(directory / "start"), meta)
+    run.engine.load_state(shard.ShardReader(directory / "start"), meta)
     run.scheduler.last_epoch = 3
     where = f"{name}-{distributed.world_size()}"
     _, digest = save(run, directory / where)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainer import distributed, shards
-from trainer.build import build
+from trainer import distributed
+from trainer.build.build import build
+from trainer.checkpoint import shard
 from trainer.parallel.engine import Engine, MakeOptimizer
 from trainer.schema.parallel import DDP, FSDP, DeepSpeed, Mesh, OffloadDevice, Single
 from trainer.schema.precision import Precision
@@ -123,18 +124,18 @@ class Run:
         if distributed.is_main():
             directory.mkdir()
         distributed.barrier()
-        shards.write(directory / shards.file_name(self.rank), state.shards)
+        shard.write(directory / shard.file_name(self.rank), state.shards)
         distributed.barrier()
         return state.meta | {"schedule": self.scheduler.state_dict()["last_epoch"]}
 
     def load(self, directory: Path, meta: dict[str, Any]) -> None:
-        self.engine.load_state(shards.ShardReader(directory), meta)
+        self.engine.load_state(shard.ShardReader(directory), meta)
         self.scheduler.last_epoch = meta["schedule"]
 
     def digest(self, directory: Path) -> dict[str, str]:
         """Digest of every tensor of the whole state, by name."""
         self.save(directory)
-        reader = shards.ShardReader(directory)
+        reader = shard.ShardReader(directory)
         return {n: hashlib.sha256(reader.read(n).view(torch.uint8).numpy()).hexdigest()[:16] for n in reader.names()}
 
 

@@ -7,8 +7,8 @@ import math
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from trainer.cli import _main
-from trainer.problems import ConfigError
+from trainer.cli.train import _main
+from trainer.errors import ConfigError
 from trainer.sweep.space import N_TRIALS, trials
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import run_directory
+from trainer.run import directory as run_directory
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 TINY = [

@@ -148,7 +148,7 @@ def test_perplexity() -> None:
 
 def test_our_shift_is_transformers_shift() -> None:
     pytest.importorskip("transformers")
-    from trainer.models.huggingface import causal_lm
+    from trainer.model.huggingface import causal_lm
 
     torch.manual_seed(0)
     config = {"n_layer": 1, "n_head": 2, "n_embd": 8, "vocab_size": 16, "n_positions": 8, "bos_token_id": 0}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..events import Callback
 from ..schema.callbacks import EarlyStopping as EarlyStoppingNode
 from ..state import Control, State
+from .callback import Callback
 
 
 class EarlyStopping(Callback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..cli import Prepared
+from ..cli.train import Prepared
 
 
 class Cluster(Protocol):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cli import Prepared, guarded, start
+from ..cli.train import Prepared, guarded, start
 from ..schema.cluster import Ray
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from .. import run_directory
-from ..cli import Prepared, guarded, start
-from ..launch import EXIT_CODES, join
-from ..run_directory import Status
+from ..cli.train import Prepared, guarded, start
+from ..launch.ranks import EXIT_CODES, join
+from ..run import directory as run_directory
+from ..run.directory import Status
 from ..schema.cluster import Slurm
 from .srun import rank_environment
 
@@ -66,7 +66,7 @@ class SlurmJob:
     run: Prepared
 
     def __call__(self) -> None:
-        from .. import interrupts
+        from ..train import interrupts
 
         job, restarts = _job_id(), int(os.environ.get("SLURM_RESTART_COUNT", 0))
         again = any(one.get("job_id") == job for one in run_directory.read(self.run.directory).get("restarts", []))

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..rng import put_back, snapshot
 from ..schema.data import Data
+from .batches import BatchPlan
 from .fetch import Collate, Fetch, seed_all
 from .order import MEASURED, Order
-from .plan import BatchPlan
 
 MicroBatch = tuple[Any, float]
 """A batch and the divisor of its mean loss."""

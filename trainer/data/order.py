@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..rng import preserved_rng
 from ..schema.data import Data, SamplingStrategy
+from .batches import BatchPlan, epoch_order
 from .fetch import seed_all
-from .plan import BatchPlan, epoch_order
 
 MEGA_BATCHES = 50
 """Updates that are sorted together at most, as in Hugging Face's LengthGroupedSampler."""

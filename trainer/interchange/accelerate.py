@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..problems import ConfigError, Problem, show
+from ..config.files import read
+from ..errors import ConfigError, Problem, show
 from ..schema import Config
 from ..schema.parallel import DDP, FSDP, DeepSpeed, Mesh, OffloadDevice, Single
-from ..yaml_files import read
 from . import deepspeed
-from .incoming import Experiment
+from .huggingface.incoming import Experiment
 
 FILE = "ds_config.json"
 """Where Accelerate is told to look for a DeepSpeed JSON, beside the command that it launches."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..problems import ConfigError, Problem
+from ..errors import ConfigError, Problem
 from ..schema import Config, optim
 from ..schema.deepspeed import AUTO, ELSEWHERE, OPTIMIZERS, SCHEDULERS, passed_on, read, zero_value
 from ..schema.parallel import DeepSpeed, OffloadDevice
-from .incoming import Experiment
+from .huggingface.incoming import Experiment
 
 USUAL: dict[str, Any] = {
     "contiguous_gradients": True, "reduce_scatter": True, "allgather_partitions": True, "allgather_bucket_size": 5e8,

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ..compose import compose
-from ..problems import Problem, show
+from ..config.composer import compose
+from ..errors import Problem, show
 from ..schema.tree import hints
-from .incoming import Experiment
+from .huggingface.incoming import Experiment
 
 Config = dict[str, Any]
 

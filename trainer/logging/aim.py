@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..events import Reporter
 from ..schema.trackers import Aim as AimNode
 from ..state import RunInfo
+from .reporter import Reporter
 
 
 class Aim(Reporter):

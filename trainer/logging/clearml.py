@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..events import Reporter
 from ..schema.trackers import ClearML as ClearMLNode
 from ..schema.trackers import ClearMLMode
 from ..state import RunInfo
+from .reporter import Reporter
 
 SINGLE = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos", "epoch")
 """What Hugging Face reports as single values."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..events import Reporter
 from ..schema.trackers import CodeCarbon as CodeCarbonNode
 from ..state import RunInfo
+from .reporter import Reporter
 
 
 class CodeCarbon(Reporter):

@@ -6,12 +6,12 @@ import hashlib
 import os
 from typing import Any
 
-from ..events import Reporter
 from ..schema.trackers import Comet as CometNode
 from ..schema.trackers import CometMode
 from ..state import RunInfo
 from .flat import flatten
 from .names import tracker_names
+from .reporter import Reporter
 
 
 class Comet(Reporter):

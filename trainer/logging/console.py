@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..events import Reporter
 from ..schema.logging import Console as ConsoleNode
 from ..state import RunInfo
+from .reporter import Reporter
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 from typing import Any
 
-from ..events import Reporter
 from ..schema.logging import Csv as CsvNode
 from ..state import RunInfo
 from .jsonl import read
+from .reporter import Reporter
 
 
 class Csv(Reporter):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..events import Reporter
 from ..schema.trackers import DVCLive as DVCLiveNode
 from ..state import RunInfo
 from .flat import flatten
+from .reporter import Reporter
 
 
 class DVCLive(Reporter):

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..events import Reporter
 from ..schema.trackers import Flyte as FlyteNode
 from ..state import RunInfo
+from .reporter import Reporter
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..events import describe
+from ..errors import describe
 
 FILE = "train.log"
 

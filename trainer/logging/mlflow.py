@@ -7,10 +7,10 @@ import os
 import re
 from typing import Any
 
-from ..events import Reporter
 from ..schema.trackers import MLflow as MLflowNode
 from ..state import RunInfo
 from .flat import flatten
+from .reporter import Reporter
 
 TAG = "trainer.run_id"
 """Where the manifest's run_id stands: a resumed run goes on in the MLflow run that carries it."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..events import Reporter
 from ..schema.trackers import Neptune as NeptuneNode
 from ..state import RunInfo
 from .names import tracker_names
+from .reporter import Reporter
 
 
 class Neptune(Reporter):

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..events import Reporter
 from ..schema.trackers import SwanLab as SwanLabNode
 from ..state import RunInfo
 from .names import tracker_names
+from .reporter import Reporter
 
 SINGLE = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
 """What Hugging Face logs below single_value/."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from ..events import Reporter
 from ..schema.logging import TensorBoard as TensorBoardNode
 from ..state import RunInfo
 from .names import tracker_names
+from .reporter import Reporter
 
 
 class TensorBoard(Reporter):

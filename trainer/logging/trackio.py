@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..events import Reporter
 from ..schema.trackers import Trackio as TrackioNode
 from ..state import RunInfo
 from .names import tracker_names
+from .reporter import Reporter
 
 
 class Trackio(Reporter):

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..events import Reporter
 from ..schema.logging import Wandb as WandbNode
 from ..state import RunInfo
 from .names import tracker_names
+from .reporter import Reporter
 
 if TYPE_CHECKING:
     import wandb

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_object
 
-from ..build import build
-from ..problems import ConfigError, Problem, closest
+from ..build.build import build
+from ..errors import ConfigError, Problem, closest
 from ..schema.fields import Choice
 from ..schema.optim import Optim
 from ..schema.optim_args import BETAS, parse

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..problems import ConfigError, Problem
+from ..errors import ConfigError, Problem
 
 Groups = list[dict[str, Any]]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .. import distributed
-from ..problems import ConfigError, Problem
+from ..errors import ConfigError, Problem
 
 NORMS = "gradient_norms"
 """Attribute of an optimizer that updates inside backward: the norms of the gradients that it has used, by parameter."""

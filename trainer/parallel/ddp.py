@@ -15,11 +15,11 @@ from ..precision import autocast_forward, make_scaler, set_tf32
 from ..schema.parallel import DDP
 from ..schema.precision import Precision
 from .engine import Engine, EngineState, MakeOptimizer, StepOutput
-from .torch_state import load_state, model_weights, state
-from .torch_step import backward, step
+from .state import load_state, model_weights, state
+from .step import backward, step
 
 if TYPE_CHECKING:
-    from ..shards import ShardReader
+    from ..checkpoint.shard import ShardReader
 
 _NOTHING = nullcontext()
 

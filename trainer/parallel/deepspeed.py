@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .. import distributed
+from ..checkpoint.shard import Shard
 from ..precision import autocast_forward, make_scaler, set_tf32
 from ..schema import deepspeed as deepspeed_json
 from ..schema.parallel import DeepSpeed, OffloadDevice
 from ..schema.precision import Precision
-from . import swapping
-from .engine import Engine, EngineState, MakeOptimizer, Shard, StepOutput
-from .torch_state import (
-    check_names,
+from . import nvme
+from .engine import Engine, EngineState, MakeOptimizer, StepOutput
+from .state import (
+    check_names,  # fmt: skip
     fill,
     group_options,
     load_groups,
@@ -38,11 +39,11 @@ from .torch_state import (
     model_weights,
     state,
     state_keys,
-)  # fmt: skip
-from .torch_step import running_statistics, step
+)
+from .step import running_statistics, step
 
 if TYPE_CHECKING:
-    from ..shards import ShardReader
+    from ..checkpoint.shard import ShardReader
 
 _NOTHING = nullcontext()
 _NOT_ELEMENTWISE = ("Adafactor", "Muon", "LBFGS", "Shampoo", "SOAP", "Lamb", "LARS")
@@ -81,7 +82,7 @@ class DeepSpeedEngine(Engine):
         set_tf32(precision, device)
         self._scaler = make_scaler(precision, device)
         self._engine: Any = None
-        self._swap_folders: list[swapping.SwapFolder] = []
+        self._swap_folders: list[nvme.SwapFolder] = []
         self._owners: dict[int, int | nn.Parameter] = {}
         self._lent = _prepare(device)
         distributed.init(node.ddp_backend, node.ddp_timeout, device)
@@ -111,7 +112,7 @@ class DeepSpeedEngine(Engine):
             )
         self._group_names = [group["params"] for group in group_options(model, optimizer)]
         config = self._config(max_grad_norm)
-        self._swap_folders = swapping.prepare(config["zero_optimization"], model, make_optimizer)
+        self._swap_folders = nvme.prepare(config["zero_optimization"], model, make_optimizer)
         if self._swap_folders and self._stage == 3:
             # initialize would do this as well, but 0.19.8 then takes fp32 parameters for bf16 where there is no fp16.
             deepspeed.zero.Init(module=model, config_dict_or_path=config)
@@ -125,7 +126,7 @@ class DeepSpeedEngine(Engine):
             return self._engine, self._optimizer
         self._optimizer = self._zero.optimizer  # DeepSpeed replaces an Adagrad
         if self._swap_folders:
-            swapping.align_gradients(self._zero)
+            nvme.align_gradients(self._zero)
         self._flats, self._fragments = self._stage3() if self._stage == 3 else self._stage12()
         self._partitions = list({id(flat): flat for flat in self._flats.values()}.values())
         self._set_scale()
@@ -207,7 +208,7 @@ class DeepSpeedEngine(Engine):
         if self._stage == 0:
             return step(self._parameters, self._optimizer, self._scaler, self._max_grad_norm, skip_nonfinite)
         if self._swap_folders:
-            swapping.before_update(self._zero, self._model)
+            nvme.before_update(self._zero, self._model)
         # ZeRO makes no update, and clears its buffers, whenever the norm is not finite.
         self._engine.step()
         self._forget_gradients()
@@ -236,7 +237,7 @@ class DeepSpeedEngine(Engine):
     def state(self) -> EngineState:
         if self._stage == 0:
             return state(self._model, self._optimizer, self._scaler)
-        on_disk = swapping.on_disk(self._zero, self._model) if self._swap_folders else {}
+        on_disk = nvme.on_disk(self._zero, self._model) if self._swap_folders else {}
         shards: list[Shard] = []
         values: dict[str, dict[str, Any]] = {}
         for fragment in self._fragments:
@@ -277,12 +278,12 @@ class DeepSpeedEngine(Engine):
         if self._stage == 3:
             self._zero._partition_all_parameters()
         if self._swap_folders:
-            swapping.release_prefetched(self._model)
+            nvme.release_prefetched(self._model)
         if not weights_only:
             self._load_options(meta)
         keys = state_keys(reader)
         for flat in {id(f): f for f in (*self._flats.values(), *(f.flat for f in self._fragments))}.values():
-            with swapping.writable(self._zero, self._owners[id(flat)]) if self._stage == 3 else _NOTHING:
+            with nvme.writable(self._zero, self._owners[id(flat)]) if self._stage == 3 else _NOTHING:
                 for fragment in self._fragments:
                     if fragment.flat is flat:
                         piece = reader.read(f"model/{fragment.name}", fragment.start, fragment.numel)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from ..shards import ShardReader
+    from ..checkpoint.shard import Shard, ShardReader
 
 MakeOptimizer = Callable[["nn.Module"], "Optimizer"]
 
@@ -26,23 +26,6 @@ class StepOutput:
     """Global gradient norm before clipping: a scalar fp32 tensor on the engine's device, equal on all ranks."""
     skipped: bool = False
     """True when no update was made (fp16's scaler found an overflow, or skip_nonfinite): the schedule must not step."""
-
-
-@dataclass(slots=True)
-class Shard:
-    """A contiguous piece of one named tensor, as held by this rank. The unit of our checkpoint format: every engine
-    describes its state so, whatever it does with it in memory, and any engine at any world size can read it back.
-    """
-
-    name: str
-    """`model/<parameter or buffer>` or `optim/<state key>/<parameter>`; parameter names as in model.named_parameters()
-    of the unwrapped model."""
-    shape: tuple[int, ...]
-    """Shape of the whole tensor."""
-    start: int
-    """Index of this piece's first element in the flattened (row-major) whole tensor."""
-    data: Tensor
-    """The piece, 1-D, contiguous, on any device. May alias live memory: writers copy."""
 
 
 @dataclass(slots=True)

@@ -26,12 +26,12 @@ from ..schema.parallel import FSDP, Mesh, WrapPolicy
 from ..schema.precision import Precision
 from .context import Context
 from .engine import Engine, EngineState, MakeOptimizer, StepOutput
+from .state import load_state, model_weights, own_part, rows_of, state
+from .step import backward, running_statistics, step
 from .tensor import parallelise, ties_kept
-from .torch_state import load_state, model_weights, own_part, rows_of, state
-from .torch_step import backward, running_statistics, step
 
 if TYPE_CHECKING:
-    from ..shards import ShardReader
+    from ..checkpoint.shard import ShardReader
 
 _NOTHING = nullcontext()
 _CHATTY = ("torch.distributed.tensor._redistribute", "torch.distributed.tensor._collective_utils")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hydra.utils import get_object
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ..build import build
+from ..build.build import build
 from ..schema import scheduler as schema
 
 if TYPE_CHECKING:

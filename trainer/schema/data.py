@@ -89,7 +89,7 @@ def named_sets(node: Any) -> dict[str, Any]:
 class TextBlocks:
     """The standard library's English reference text (pydoc_data.topics, about 470 kB) as blocks of UTF-8 bytes."""
 
-    _target_: str = "trainer.datasets.text.TextBlocks"
+    _target_: str = "trainer.data.text.TextBlocks"
     split: str = "train"
     """`train` (the first 90 % of the text) or `eval` (the rest)."""
     block_size: int = number(128, minimum=2)
@@ -100,6 +100,6 @@ class TextBlocks:
 class Digits:
     """scikit-learn's 1797 handwritten digits, 8 x 8 grey values scaled to [0, 1]."""
 
-    _target_: str = "trainer.datasets.digits.Digits"
+    _target_: str = "trainer.data.digits.Digits"
     split: str = "train"
     """`train` (1437 images) or `eval` (the other 360)."""

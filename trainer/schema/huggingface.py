@@ -339,7 +339,7 @@ def home(name: str) -> str | None:
 
 def answer(name: str, value: Any) -> Answer | None:
     """The answer to ``name=value`` where ``name`` is no key; None when the name means nothing to us."""
-    from ..problems import show
+    from ..errors import show
 
     if name in PARALLEL:
         return Answer(suggestion=PARALLEL[name], what="how a model is spread over the ranks is chosen by parallel=")

@@ -12,7 +12,7 @@ from .fields import number
 class GPT:
     """A small decoder-only transformer over bytes (about 0.9 M parameters by default)."""
 
-    _target_: str = "trainer.models.gpt.GPT"
+    _target_: str = "trainer.model.gpt.GPT"
     vocab_size: int = number(256, minimum=1)
     """Token ids the model knows; 256 for bytes."""
     block_size: int = number(128, minimum=1)
@@ -31,7 +31,7 @@ class GPT:
 class MLP:
     """A multilayer perceptron with ReLU between its layers: sizes[0] inputs, sizes[-1] outputs."""
 
-    _target_: str = "trainer.models.mlp.MLP"
+    _target_: str = "trainer.model.mlp.MLP"
     sizes: list[int] = field(default_factory=lambda: [64, 128, 10])
     """Widths of the layers, inputs first."""
     dropout: float = number(0.0, minimum=0, below=1)
@@ -42,7 +42,7 @@ class MLP:
 class HFCausalLM:
     """A transformers causal language model built from its config alone: no download, random weights."""
 
-    _target_: str = "trainer.models.huggingface.causal_lm"
+    _target_: str = "trainer.model.huggingface.causal_lm"
     model_type: str = "gpt2"
     """transformers' model_type (AutoConfig.for_model)."""
     config: dict[str, Any] = field(default_factory=dict)

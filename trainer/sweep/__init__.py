@@ -13,11 +13,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from ..cli import Prepared, checked, config_name, loader_of, refuse_place, submit
-from ..compose import Composition, Loader
-from ..problems import COMMAND_LINE, ConfigError, Problem
-from ..resume import claim_exactly
-from ..run_directory import MANIFEST
+from ..cli.train import Prepared, checked, config_name, loader_of, refuse_place, submit
+from ..config.composer import Composition, Loader
+from ..errors import COMMAND_LINE, ConfigError, Problem
+from ..run.claim import claim_exactly
+from ..run.directory import MANIFEST
 from ..schema import Config
 from .process import TrialProcess, describe
 from .space import trials as trials_of

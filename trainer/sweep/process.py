@@ -12,10 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..cli import WRONG_CONFIG
-from ..compose import Composition
-from ..resume import claim_exactly
-from ..run_directory import Status, finish, read
+from ..cli.train import WRONG_CONFIG
+from ..config.composer import Composition
+from ..run.claim import claim_exactly
+from ..run.directory import Status, finish, read
 from ..schema import Config
 
 STOPPED: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 
-from ..problems import COMMAND_LINE, ConfigError, Problem
+from ..errors import COMMAND_LINE, ConfigError, Problem
 
 N_TRIALS = 20
 """As hydra-optuna-sweeper's n_trials and the Trainer's hyperparameter_search."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 
-from ..cli import Prepared, guarded, start
+from ..cli.train import Prepared, guarded, start
 
 
 def main() -> int:

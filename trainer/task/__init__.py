@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.utils import get_object
 
-from ..build import build
+from ..build.build import build
 from .criterion import Criterion
 from .task import Output, Supervised, Task
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..build import build
+from ..build.build import build
 from ..schema import task as schema
 from .task import Supervised
 

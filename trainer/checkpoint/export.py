@@ -1,0 +1,40 @@
+"""`model/`: whole weights as safetensors, loadable without this project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import files
+
+
+def export_weights(model: nn.Module, weights: dict[str, Tensor], directory: Path, *, safetensors: bool = True) -> None:
+    """Write ``weights`` (a whole state dict on the CPU) as `model.safetensors`, in one rename of the directory; or as
+    `pytorch_model.bin`.
+
+    Tensors that share memory (tied weights) are written once, under the first name. A transformers model's config goes
+    with it, so that from_pretrained loads the directory.
+    """
+    temporary = directory.with_name(".tmp-model")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    unique: dict[int, str] = {}
+    for name, tensor in weights.items():
+        unique.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name)
+    if safetensors:
+        kept = {name: weights[name].contiguous() for name in unique.values()}
+        save_file(kept, temporary / "model.safetensors", metadata={"format": "pt"})
+    else:
+        torch.save(weights, temporary / "pytorch_model.bin")
+    config: Any = getattr(getattr(model, "module", model), "config", None)
+    if hasattr(config, "save_pretrained"):
+        config.save_pretrained(temporary)
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(temporary, directory)
+    files.sync_directory(directory.parent)

@@ -1,0 +1,278 @@
+"""Checkpoints: a directory that is whole or not there, verified by checksum before anything is loaded from it.
+
+    checkpoints/checkpoint-<step>/
+      rank-<r>.safetensors   the shards of rank r (shards.py)
+      rank-<r>.json          what only rank r knows: its random number generators
+      state.json             what all ranks know: step, cursor, scheduler, optimizer options ...
+      manifest.json          size and sha256 of each file above, and a digest of itself; written last
+
+A save fills `.tmp-checkpoint-<step>-<random>` and renames it once everything is on the disk. Where checkpoint-<step>
+exists already (the run went back and came here again), that one first becomes `.old-checkpoint-<step>-<random>`:
+between the two renames no checkpoint-<step> is visible, and `clean`, which every start calls first, puts the old one
+back. Hidden names are never taken for checkpoints, so a kill at any point leaves the old or the new one, whole.
+
+All functions are collective: every rank calls them, on a file system that all ranks see; a failure on one rank is the
+same exception on all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .. import distributed
+from ..errors import CheckpointError
+from . import files
+from . import shard as shards
+from .failpoints import failpoint
+from .shard import ShardReader
+
+if TYPE_CHECKING:
+    from .shard import Shard
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+STATE = "state.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A verified checkpoint, opened."""
+
+    path: Path
+    step: int
+    world_size: int
+    state: dict[str, Any]
+    """What all ranks know."""
+    rank_state: dict[str, Any] | None
+    """What this rank alone knew; None when another number of ranks wrote the checkpoint."""
+    reader: ShardReader
+
+
+def save(root: Path, step: int, *, shards: Sequence[Shard], state: dict[str, Any], rank_state: dict[str, Any]) -> Path:
+    """Write checkpoint-<step> under ``root`` and return its path; OSError on all ranks when it failed on any, and then
+    nothing is left of it. ``state`` (rank 0's counts) and each rank's ``rank_state`` are JSON.
+    """
+    task = f"{root / f'checkpoint-{step}'} was not saved"
+    made = _together(lambda: _make_directory(root, step), OSError, task)
+    directory = root / distributed.broadcast(made[0] if made else "")
+    try:
+        written = _together(lambda: _write_files(directory, shards, state, rank_state), OSError, task)
+        records = {name: record for part in written for name, record in part.items()}
+        _together(lambda: _publish(directory, root / f"checkpoint-{step}", step, records), OSError, task)
+    except Exception:
+        if distributed.is_main():
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return root / f"checkpoint-{step}"
+
+
+def _make_directory(root: Path, step: int) -> str:
+    if not distributed.is_main():
+        return ""
+    if not root.is_dir():
+        root.mkdir(parents=True)
+        files.sync_directory(root.parent)
+    directory = root / f".tmp-checkpoint-{step}-{secrets.token_hex(4)}"
+    directory.mkdir()
+    failpoint("checkpoint.after_directory")
+    return directory.name
+
+
+def _write_files(
+    directory: Path, pieces: Sequence[Shard], state: dict[str, Any], rank_state: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    rank = distributed.rank()
+    name = shards.file_name(rank)
+    records = {name: shards.write(directory / name, pieces, lambda: failpoint("checkpoint.after_shard"))}
+    failpoint("checkpoint.after_shards")
+    texts = {f"rank-{rank:05d}.json": files.dumps(rank_state, "rank_state")}
+    if distributed.is_main():
+        texts[STATE] = files.dumps(state, "state")
+    for name, text in texts.items():
+        records[name] = files.write(directory / name, [text.encode()])
+        failpoint("checkpoint.after_json")
+    return {name: asdict(record) for name, record in records.items()}
+
+
+def _publish(directory: Path, target: Path, step: int, records: dict[str, dict[str, Any]]) -> None:
+    if not distributed.is_main():
+        return
+    manifest = {"format": FORMAT, "step": step, "world_size": distributed.world_size(), "files": files}
+    text = files.dumps(manifest | {"digest": _digest(manifest)})
+    failpoint("checkpoint.before_manifest")
+    files.write(directory / MANIFEST, [text.encode()])
+    failpoint("checkpoint.after_manifest")
+    files.sync_directory(directory)
+    failpoint("checkpoint.before_rename")
+    old = target.with_name(f".old-{target.name}-{secrets.token_hex(4)}")
+    replaces = target.exists()
+    try:
+        if replaces:
+            target.rename(old)
+            failpoint("checkpoint.between_renames")
+        directory.rename(target)
+    except Exception:
+        if old.exists():
+            old.rename(target)
+        raise
+    failpoint("checkpoint.after_rename")
+    files.sync_directory(target.parent)
+    failpoint("checkpoint.published")
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def verify(path: Path) -> None:
+    """Hash every file, shared out over the ranks; CheckpointError on all ranks at the first thing that is not as it was
+    written.
+    """
+
+    def share() -> None:
+        manifest = read_manifest(path)
+        names = sorted(manifest["files"])
+        strangers = sorted({file.name for file in path.glob("rank-*")} - set(names))
+        if strangers:
+            raise CheckpointError(f"{path}: {strangers[0]} is not in {MANIFEST}")
+        for name in names[distributed.rank() :: distributed.world_size()]:
+            _verify_file(path / name, files.Written(**manifest["files"][name]))
+
+    _together(share, CheckpointError)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a checkpoint says it holds, checked against its own digest; not collective."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
+        digest = manifest.pop("digest")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: has no {MANIFEST}: not a whole checkpoint") from None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path}: {MANIFEST} cannot be read: {error!r}") from error
+    if digest != _digest(manifest):
+        raise CheckpointError(f"{path}: {MANIFEST} does not match its own digest: damaged or edited")
+    if manifest["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path}: format {manifest['format']} is of a newer release; this one reads up to {FORMAT}"
+        )
+    return manifest
+
+
+def _verify_file(path: Path, expected: files.Written) -> None:
+    try:
+        size = path.stat().st_size
+        if size != expected.size:
+            raise CheckpointError(f"{path}: {size} bytes, not {expected.size} as written")
+        if files.read(path) != expected:
+            raise CheckpointError(f"{path}: sha256 is not the one written: the file is damaged")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: the file is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def load(path: Path, *, verified: bool = False) -> Saved:
+    """Open a checkpoint; unless ``newest`` has just verified it, every file is hashed first. Loads no tensor itself."""
+    if not verified:
+        verify(path)
+    manifest = read_manifest(path)
+    rank_state = None
+    if manifest["world_size"] == distributed.world_size():
+        rank_state = json.loads((path / f"rank-{distributed.rank():05d}.json").read_bytes())
+    state = json.loads((path / STATE).read_bytes())
+    return Saved(path, manifest["step"], manifest["world_size"], state, rank_state, ShardReader(path))
+
+
+def newest(root: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole (verified) checkpoint under ``root``, None when there is none at all, and a line for each newer
+    one that is damaged. CheckpointError when there are some and none is whole: never a silent start from zero.
+    """
+    found = distributed.broadcast(_steps(root) if distributed.is_main() else [])
+    warnings: list[str] = []
+    for step in reversed(found):
+        path = root / f"checkpoint-{step}"
+        try:
+            verify(path)
+            return path, warnings
+        except CheckpointError as error:
+            warnings.append(f"damaged checkpoint not used: {error}")
+    if warnings:
+        raise CheckpointError(f"{root}: no checkpoint is whole: {'; '.join(warnings)}")
+    return None, warnings
+
+
+def clean(root: Path) -> None:
+    """Finish what a killed run left: put back a checkpoint caught in its replacement, remove temporary directories."""
+
+    def sweep() -> None:
+        if not distributed.is_main() or not root.is_dir():
+            return
+        for old in root.glob(".old-checkpoint-*"):
+            target = root / old.name.removeprefix(".old-").rpartition("-")[0]
+            if target.exists():
+                shutil.rmtree(old)
+            else:
+                old.rename(target)
+        for leftover in root.glob(".tmp-*"):
+            shutil.rmtree(leftover)
+        files.sync_directory(root)
+
+    _together(sweep, OSError, f"{root} cannot be cleaned")
+
+
+def prune(root: Path, limit: int | None, protect: Collection[int] = ()) -> None:
+    """Keep ``limit`` checkpoints (None: all): the newest, those of the steps in ``protect`` (the best, the one just
+    saved), and then the next newest. As in HF the protected ones count, but are kept beyond the limit.
+    """
+
+    def remove() -> None:
+        if limit is None or not distributed.is_main():
+            return
+        steps = _steps(root)
+        ranked = sorted(steps, key=lambda step: (step == steps[-1] or step in protect, step), reverse=True)
+        kept = max(limit, len({*protect, *steps[-1:]} & set(steps)))
+        for step in sorted(ranked[kept:]):
+            # Renamed first: a kill in the middle of the deletion leaves no half checkpoint under a good name.
+            hidden = root / f".tmp-deleted-{step}-{secrets.token_hex(4)}"
+            (root / f"checkpoint-{step}").rename(hidden)
+            failpoint("checkpoint.in_deletion")
+            shutil.rmtree(hidden, ignore_errors=True)
+
+    _together(remove, OSError, f"old checkpoints in {root} cannot be removed")
+
+
+def _steps(root: Path) -> list[int]:
+    entries = os.listdir(root) if root.is_dir() else []
+    return sorted(int(match[1]) for entry in entries if (match := _NAME.fullmatch(entry)) and (root / entry).is_dir())
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(files.dumps(manifest).encode()).hexdigest()
+
+
+def _together(action: Callable[[], _T], error_type: type[Exception], task: str = "") -> list[_T]:
+    """Run ``action`` on every rank; ``error_type`` on all ranks when it raised on any. Rank 0 gets all results."""
+    results: list[_T] = []
+    problem, own = "", None
+    try:
+        results.append(action())
+    except Exception as error:
+        own = error
+        problem = str(error) if isinstance(error, OSError | CheckpointError) else f"{type(error).__name__}: {error}"
+    gathered = distributed.gather((results, problem)) or []
+    rank, problem = distributed.broadcast(next(((r, text) for r, (_, text) in enumerate(gathered) if text), (0, "")))
+    if problem:
+        where = f"rank {rank}: " if task and distributed.world_size() > 1 else ""
+        raise error_type(f"{task}: {where}{problem}" if task else problem) from own
+    return [result for part, _ in gathered for result in part]

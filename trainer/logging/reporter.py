@@ -1,0 +1,88 @@
+"""The base of every reporter, and the thread in which one runs."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any
+
+from ..build.build import build
+from ..errors import ReporterError
+from ..rng import preserved_rng
+from ..state import RunInfo
+
+
+class Reporter(ABC):
+    """Listens to a run on rank 0 and tells a service or a file. It cannot change or end the run: after its first
+    failure it is switched off with one warning; but one that cannot be built stops the run before training.
+    """
+
+    progress: Callable[[], tuple[int, int]] = staticmethod(lambda: (0, 0))
+    """(steps done, steps in all), set before ``start``. A reporter that shows each step asks from a thread of its own,
+    at its own rate: the loop never calls a reporter per step."""
+
+    @abstractmethod
+    def start(self, run: RunInfo) -> None:
+        """Open files or connections, before the first step."""
+
+    @abstractmethod
+    def log(self, record: dict[str, Any]) -> None:
+        """One record of metrics.jsonl: step, epoch, time and the metrics under Hugging Face's keys."""
+
+    @abstractmethod
+    def finish(self, status: str) -> None:
+        """Close; status is `completed`, `failed`, `preempted` or `stopped`."""
+
+
+def build_reporters(nodes: Mapping[str, Any]) -> dict[str, Reporter]:
+    """Build `logging.reporters`; one that cannot be built stops the run, named."""
+    reporters: dict[str, Reporter] = {}
+    with preserved_rng():
+        for name, node in nodes.items():
+            try:
+                reporters[name] = build(node)
+                if not isinstance(reporters[name], Reporter):
+                    raise TypeError(f"{type(reporters[name]).__name__} is not a trainer.Reporter")
+            except (Exception, SystemExit) as error:
+                raise ReporterError(name, error) from error
+    return reporters
+
+
+class Worker:
+    """One reporter and the daemon thread in which its methods run, so that none can hang or exit the run."""
+
+    def __init__(self, name: str, reporter: Reporter, timeout: float) -> None:
+        self.name, self.reporter, self.timeout = name, reporter, timeout
+        self._calls: SimpleQueue[tuple[Future[None], str, Any] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name=f"reporter-{name}", daemon=True)
+        self._thread.start()
+
+    def call(self, method: str, argument: Any) -> BaseException | None:
+        """Run one method while the caller waits; what went wrong, or None."""
+        future: Future[None] = Future()
+        self._calls.put((future, method, argument))
+        try:
+            return future.exception(self.timeout)
+        except TimeoutError:
+            # Whatever it waits for, it must not go on (and draw random numbers) once that returns.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(SystemExit)
+            )
+            return TimeoutError(f"no answer within {self.timeout:g} s (logging.reporter_timeout)")
+
+    def close(self) -> None:
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while call := self._calls.get():
+            future, method, argument = call
+            try:
+                getattr(self.reporter, method)(argument)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)

@@ -1,0 +1,253 @@
+"""A run's directory: made once, never shared; the config, the command and the manifest in it, secrets masked."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import socket
+import sys
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import COMMAND_LINE, ConfigError, Problem
+from ..schema.fields import Choice
+from .provenance import git, packages
+from .secrets import mask, mask_overrides
+
+MANIFEST = "manifest.json"
+FILES = (MANIFEST, "config.yaml", "overrides.yaml")
+LOCK = ".lock"
+
+
+class Status(Choice):
+    """How a run stands, as in manifest.json."""
+
+    queued = "queued"
+    """Handed to a cluster, not started yet."""
+    running = "running"
+    completed = "completed"
+    failed = "failed"
+    preempted = "preempted"
+    stopped = "stopped"
+
+
+def create(path: Path, *, exact: bool) -> Path:
+    """Make a run's directory and claim it by an exclusive, empty manifest; two runs never get the same one.
+
+    A default name that is taken gets -1, -2 ...; an exact one (the user's) may exist if it holds no run, else
+    FileExistsError.
+    """
+    for number in count():
+        directory = path if number == 0 else path.with_name(f"{path.name}-{number}")
+        try:
+            directory.mkdir(parents=True, exist_ok=exact)
+            with (directory / MANIFEST).open("x", encoding="utf-8") as file:
+                file.write("{}\n")
+            return directory
+        except FileExistsError:
+            if exact:
+                raise
+    raise AssertionError
+
+
+def discard(directory: Path) -> None:
+    """Undo create and begin, for a run that never was; what else is in the directory stays."""
+    for name in FILES:
+        (directory / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        directory.rmdir()
+
+
+def hold(directory: Path) -> None:
+    """Keep other processes, on any machine, out of the run for as long as this one lives; the kernel lets go.
+
+    Raises:
+        ConfigError: another process holds it; says which.
+    """
+    # A POSIX record lock: NFS has it, and forked workers, which may live on for seconds, do not inherit it. Closing any
+    # descriptor of the file would let go: this one stays open, and nobody else opens the file.
+    file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        time.sleep(0.1)  # it writes its name right after it has the lock
+        what = f"holds a run that is running now: {os.pread(file, 999, 0).decode() or 'another process'}"
+        os.close(file)
+        problem = Problem(key="run.output_dir", value=str(directory), origin=COMMAND_LINE, what=what)
+        raise ConfigError([problem]) from None
+    except OSError as error:
+        print(f"{directory} cannot be locked ({error.strerror}): do not resume it twice at once", file=sys.stderr)
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+
+def begin(directory: Path, *, config: Any, overrides: list[str], argv: list[str], **fields: Any) -> dict[str, Any]:
+    """Write config.yaml, overrides.yaml and the manifest (status running), from the process that lives as long as the
+    run. In a directory that holds a run already, that run goes on: run_id, started_at and results stay, what changed is
+    brought up to date, and an older config is kept as config.1.yaml.
+    """
+    config = plain(config)
+    before = read(directory)
+    for name in FILES:
+        for left in directory.glob(f"{name}.*.tmp"):  # by a process that was killed
+            left.unlink()
+    _write_config(directory, _yaml(mask(config)))
+    _replace(directory / "overrides.yaml", _yaml(mask_overrides(overrides)))
+    manifest = {
+        "run_id": before.get("run_id") or uuid.uuid4().hex[:12],
+        "config_hash": config_hash(config),
+        "git": git(),
+        "argv": mask_overrides(argv),
+        "host": socket.gethostname(),
+        "process": _process(),
+        "devices": [],
+        "world_size": 1,
+        "python": platform.python_version(),
+        "packages": dict(packages()),
+        "seed": config.get("run", {}).get("seed"),
+        "started_at": before.get("started_at") or now(),
+        "ended_at": None,
+        "status": Status.running,
+        "error": None,
+        "result": before.get("result") or {},
+        "resumed": before.get("resumed") or [],
+        "restarts": before.get("restarts") or [],
+        **fields,
+    }
+    _replace(directory / MANIFEST, _json(manifest))
+    return read(directory)
+
+
+def update(directory: Path, **fields: Any) -> None:
+    """Change fields of the manifest, in one rename."""
+    _replace(directory / MANIFEST, _json({**read(directory), **fields}))
+
+
+def resumed(directory: Path, *, step: int, **fields: Any) -> None:
+    """Note that the run went on from the checkpoint of ``step``, here and now."""
+    entry = {"at": now(), "step": step, "host": socket.gethostname(), **fields}
+    update(directory, resumed=[*read(directory).get("resumed", []), entry])
+
+
+def restarted(directory: Path, error: str, **fields: Any) -> None:
+    """Note that failed ranks are started again, and why."""
+    update(directory, restarts=[*read(directory).get("restarts", []), {"at": now(), "error": error, **fields}])
+
+
+def finish(directory: Path, status: Status, *, error: str | None = None, **fields: Any) -> None:
+    """Close the manifest: how the run ended, and when."""
+    update(directory, status=status, ended_at=now(), error=error, **fields)
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The manifest; empty where there is none."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def newest_unfinished(root: Path, config_hash: str) -> Path | None:
+    """The newest run at most two levels below root that has this config, did not complete, and isn't running now."""
+    return newest(root, config_hash, unfinished=True)
+
+
+def newest(root: Path, config_hash: str, *, unfinished: bool = False) -> Path | None:
+    """The newest run at most two levels below root that has this config."""
+    found = [(read(path.parent), path.parent) for depth in ("*/", "*/*/") for path in root.glob(depth + MANIFEST)]
+    runs = [
+        (manifest["started_at"], directory)
+        for manifest, directory in found
+        if manifest.get("config_hash") == config_hash and manifest.get("started_at")
+        if not unfinished
+        or (manifest.get("status") not in (Status.completed, Status.queued) and not is_alive(manifest))
+    ]
+    return max(runs, key=lambda run: datetime.fromisoformat(run[0]))[1] if runs else None
+
+
+def is_alive(manifest: dict[str, Any]) -> bool:
+    """Whether the process that wrote this manifest still runs it on this host. Of other hosts nothing is known."""
+    process = manifest.get("process") or {}
+    return (
+        manifest.get("status") == Status.running
+        and manifest.get("host") == socket.gethostname()
+        and process.get("pid") != os.getpid()
+        and process == _process(process.get("pid"))
+    )
+
+
+def now() -> str:
+    """ISO 8601 with the time zone."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+def _write_config(directory: Path, content: str) -> None:
+    path = directory / "config.yaml"
+    if path.exists() and path.read_text(encoding="utf-8") != content:
+        kept = next(kept for n in count(1) if not (kept := directory / f"config.{n}.yaml").exists())
+        path.rename(kept)
+    _replace(path, content)
+
+
+def _replace(path: Path, content: str) -> None:
+    # of its own for each process: on several machines every rank that fails says so, maybe at the same time
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, default=str) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120))
+
+
+def plain(config: Any) -> Any:
+    """A config (typed tree or mapping) as dicts, lists, strings and numbers."""
+    tree = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
+    return json.loads(json.dumps(tree, default=str))
+
+
+def config_hash(config: Any) -> str:
+    """Of what makes a run the run it is: not where it writes, what it is called, how it is launched, who listens,
+    whether it goes on, or what is done with its weights at the end.
+    """
+    tree = mask(plain(config))
+    tree.pop("launch", None)
+    tree.pop("cluster", None)
+    for section, keys in {
+        "checkpoint": ("resume_from_checkpoint",),
+        "run": ("output_dir", "run_name", "project", "do_eval", "do_predict"),
+        "data": ("predict_dataset",),
+        "logging": ("reporters",),
+    }.items():
+        for key in keys:
+            tree.get(section, {}).pop(key, None)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _process(pid: int | None = None) -> dict[str, Any]:
+    """A process (this one) and its start time in ticks since boot, so that a reused pid is told apart."""
+    pid = pid or os.getpid()
+    try:
+        started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        started = None
+    return {"pid": pid, "started": started}

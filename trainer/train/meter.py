@@ -1,0 +1,49 @@
+"""Training loss between two logs, kept on the device until it is asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import distributed
+
+
+class Meter:
+    """Adds up losses without synchronising; one transfer and one collective per ``reduce()``, never per step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.total = torch.zeros((), device=device)
+        self.steps = 0
+        self.left_out = 0
+        """Updates since the last log that were not finite, and are in no mean."""
+        self.grad_norm: Tensor | None = None
+        self.whole = 0.0
+        """Sum over all steps up to the last reduce() of the steps' mean losses."""
+
+    def add(self, loss: Tensor) -> None:
+        """A micro-batch's loss, already weighted."""
+        self.total += loss.detach()
+
+    def reduce(self) -> float:
+        """Mean loss per step since the last call, over all ranks; resets."""
+        total = self.total
+        if distributed.world_size() > 1:
+            total = total.clone()
+            distributed.all_reduce_sum(total)
+            total /= distributed.world_size()
+        value = float(total)
+        self.whole += value
+        mean = value / max(1, self.steps)
+        self.total.zero_()
+        self.steps = 0
+        return mean
+
+    def state_dict(self) -> dict[str, float | int]:
+        """This rank's sums; floats are exact in JSON."""
+        numbers = {"total": float(self.total), "steps": self.steps, "whole": self.whole}
+        return numbers | ({"left_out": self.left_out} if self.left_out else {})
+
+    def load_state_dict(self, state: dict[str, float | int]) -> None:
+        self.total.fill_(float(state["total"]))
+        self.steps, self.whole = int(state["steps"]), float(state["whole"])
+        self.left_out = int(state.get("left_out", 0))
