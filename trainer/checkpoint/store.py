@@ -108,7 +108,7 @@ def _write_files(
 def _publish(directory: Path, target: Path, step: int, records: dict[str, dict[str, Any]]) -> None:
     if not distributed.is_main():
         return
-    manifest = {"format": FORMAT, "step": step, "world_size": distributed.world_size(), "files": files}
+    manifest = {"format": FORMAT, "step": step, "world_size": distributed.world_size(), "files": records}
     text = files.dumps(manifest | {"digest": _digest(manifest)})
     failpoint("checkpoint.before_manifest")
     files.write(directory / MANIFEST, [text.encode()])
