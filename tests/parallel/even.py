@@ -70,17 +70,17 @@ class EvenRun:
 
     def train(self, first: int, last: int) -> list[Logged]:
         """Updates of 16 samples, in two micro-batches of each rank or group of ranks."""
-        engine, logged = self.engine, []
-        rank, world = distributed.rank() // engine.sharing_data, distributed.world_size() // engine.sharing_data
+        engine, logged, shared = self.engine, [], self.engine.ranks_per_batch
+        rank, world = distributed.rank() // shared, distributed.world_size() // shared
         for step in range(first, last):
             generator = torch.Generator().manual_seed(step)
             tokens = torch.randint(0, 8, (ACCUMULATION, SAMPLES // ACCUMULATION, 2), generator=generator)
             tokens[..., 1] = (tokens[..., 0] * 3 + 1) % 8  # something to learn
             total = torch.zeros(())
             for i, micro_batch in enumerate(tokens):
-                mine = micro_batch[rank::world]
+                own = micro_batch[rank::world]
                 with engine.accumulate(last=i + 1 == ACCUMULATION):
-                    loss = nn.functional.cross_entropy(self.model(mine[:, 0]), mine[:, 1]) / ACCUMULATION
+                    loss = nn.functional.cross_entropy(self.model(own[:, 0]), own[:, 1]) / ACCUMULATION
                     engine.backward(loss)
                 total += loss.detach()
             out = engine.step()

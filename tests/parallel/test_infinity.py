@@ -18,7 +18,7 @@ from tests.ranks import run_ranks
 from trainer import distributed
 from trainer.build.build import build
 from trainer.checkpoint import shard
-from trainer.parallel import nvme as swapping
+from trainer.parallel import nvme
 from trainer.schema import Config
 from trainer.schema.checkpoint import Checkpoint
 from trainer.schema.evaluation import Evaluation, IntervalStrategy
@@ -84,8 +84,8 @@ def of_trained(model: nn.Module) -> Optimizer:
 
 
 def nodes(path: Path) -> dict[str, DeepSpeed]:
-    nvme = {"device": "nvme", "nvme_path": str(path)}
-    piped = nvme | {"pipeline_read": True, "pipeline_write": True, "buffer_count": 4}
+    disk = {"device": "nvme", "nvme_path": str(path)}
+    piped = disk | {"pipeline_read": True, "pipeline_write": True, "buffer_count": 4}
     small = {"stage": 3, "sub_group_size": 600_000, "stage3_prefetch_bucket_size": 1_000_000}
     return {
         "both": DeepSpeed(**STAGE3, offload_optimizer=NVME, offload_param=NVME, nvme_path=str(path)),
@@ -94,7 +94,7 @@ def nodes(path: Path) -> dict[str, DeepSpeed]:
             ddp_timeout=120, config={"zero_optimization": small | {"offload_optimizer": piped}}
         ),
         "both, sub groups": DeepSpeed(
-            ddp_timeout=120, config={"zero_optimization": small | {"offload_optimizer": nvme, "offload_param": nvme}}
+            ddp_timeout=120, config={"zero_optimization": small | {"offload_optimizer": disk, "offload_param": disk}}
         ),
     }
 
@@ -157,7 +157,7 @@ def asynchronous_reads(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def compile_once() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    swapping.load_async_io()
+    nvme.load_async_io()
 
 
 @pytest.mark.slow
@@ -260,14 +260,14 @@ def test_a_layer_that_is_left_out_has_no_gradient_and_is_read_anew_afterwards(tm
 
 def test_a_path_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"parallel.nvme_path={tmp_path}/none: No such file or directory; fix: "):
-        swapping.SwapFolder(tmp_path / "none")
+        nvme.SwapFolder(tmp_path / "none")
 
 
 def test_folders_of_the_dead_are_removed_and_of_the_living_kept(tmp_path: Path) -> None:
-    mine = swapping.SwapFolder(tmp_path)
+    mine = nvme.SwapFolder(tmp_path)
     (tmp_path / "trainer-swap-killed").mkdir()
     (tmp_path / "other").mkdir()
-    other = swapping.SwapFolder(tmp_path)
+    other = nvme.SwapFolder(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {mine.path.name, other.path.name, "other"}
     mine.close()
     other.close()
@@ -275,7 +275,7 @@ def test_folders_of_the_dead_are_removed_and_of_the_living_kept(tmp_path: Path) 
 
 
 def test_buffers_are_as_many_as_the_optimizer_takes() -> None:
-    assert swapping._optimizer_buffers(adamw) == 4  # weights, gradients, two moments
-    assert swapping._optimizer_buffers(lambda model: SGD(model.parameters(), 0.1)) == 2
+    assert nvme._optimizer_buffers(adamw) == 4  # weights, gradients, two moments
+    assert nvme._optimizer_buffers(lambda model: SGD(model.parameters(), 0.1)) == 2
     with pytest.raises(ValueError, match="cannot swap the states of Adagrad; fix: "):
-        swapping._optimizer_buffers(lambda model: Adagrad(model.parameters()))
+        nvme._optimizer_buffers(lambda model: Adagrad(model.parameters()))

@@ -87,12 +87,12 @@ def transformers_model(kind: str, node: Any) -> list[tuple[float, float]]:
     engine = build(node, precision=Precision(), device=CPU)
     torch.manual_seed(0)
     model, _ = engine.setup(causal_lm(kind), adamw, max_grad_norm=0.5)
-    generator, logged = torch.Generator().manual_seed(1), []
+    generator, logged, shared = torch.Generator().manual_seed(1), [], engine.ranks_per_batch
     for _ in range(4):
         tokens = torch.randint(0, 64, (4, 8), generator=generator)
-        mine = tokens[distributed.rank() // engine.sharing_data :: distributed.world_size() // engine.sharing_data]
+        own = tokens[distributed.rank() // shared :: distributed.world_size() // shared]
         with engine.accumulate(last=True):
-            loss = model(input_ids=mine, labels=mine).loss
+            loss = model(input_ids=own, labels=own).loss
             engine.backward(loss)
         out = engine.step()
         whole = float(distributed.all_reduce_sum(loss.detach().clone())) / distributed.world_size()

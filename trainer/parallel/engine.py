@@ -43,10 +43,10 @@ class Engine(ABC):
 
     device: torch.device
     """Where this rank's batches go."""
-    sharing_data: int = 1
-    """Consecutive ranks that work on the same batches together (context and tensor parallelism)."""
-    sharing_draws: int = 1
-    """Consecutive ranks of those that hold the same tokens, and must draw the same dropout (tensor parallelism)."""
+    ranks_per_batch: int = 1
+    """Consecutive ranks that work on the same batches (context and tensor parallelism)."""
+    tensor_parallel_size: int = 1
+    """Consecutive ranks among those that hold the same tokens, and therefore must draw the same dropout."""
 
     @abstractmethod
     def model_context(self) -> AbstractContextManager[Any]:

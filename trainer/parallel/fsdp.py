@@ -51,7 +51,7 @@ class FSDPEngine(Engine):
         backend = "cpu:gloo,cuda:nccl" if node.cpu_offload and gpu else node.ddp_backend
         distributed.init(backend, node.ddp_timeout, device)
         sizes = mesh_sizes(node, distributed.world_size(), distributed.local_world_size())
-        self.sharing_draws, self.sharing_data = sizes["tp"], sizes["cp"] * sizes["tp"]
+        self.tensor_parallel_size, self.ranks_per_batch = sizes["tp"], sizes["cp"] * sizes["tp"]
         self._sequence_group = _sequence_group(sizes["cp"], sizes["tp"], node.ddp_timeout)
         self._context: Context | None = None
         # each rank of a sequence has all parameters at work: they are sharded over these ranks as over others

@@ -92,7 +92,7 @@ class Loop:
         """One optimizer update: accumulate, backpropagate, clip, update."""
         engine, meter, last = self.engine, self.meter, len(micro_batches) - 1
         if self.tokens is not None:
-            self.tokens.add(micro_batches, ranks=engine.sharing_data)
+            self.tokens.add(micro_batches, ranks=engine.ranks_per_batch)
         if self.token_weights:
             micro_batches = self.weigh_by_items(micro_batches)
         guard = self.nan_policy is not NanPolicy.abort

@@ -139,7 +139,7 @@ class Session:
         if train.auto_find_batch_size:
             distributed.keep_store()
 
-        together = self.engine.sharing_data
+        together = self.engine.ranks_per_batch
         world, rank = distributed.world_size() // together, distributed.rank() // together
         plan = BatchPlan(self.batch_size, train.gradient_accumulation_steps, world, rank)
         data_seed = seed if config.data.data_seed is None else config.data.data_seed
@@ -196,7 +196,7 @@ class Session:
         averages.train_weights(optimizer)
         # rank 0 goes on from the state the model's initialisation left, as one process would; the others differ,
         # so that dropout does
-        seed_everything(seed + distributed.rank() // self.engine.sharing_draws)
+        seed_everything(seed + distributed.rank() // self.engine.tensor_parallel_size)
 
     def train(self) -> str:
         """Resume if asked to, tell the reporters, run the loop, export the weights."""
