@@ -16,7 +16,7 @@ ROOT = Path(trainer.__file__).parent
 
 FLOORS = [
     {"schema", "errors"},
-    {"config", "build", "distributed", "rng", "state", "run"},
+    {"config", "build", "distributed", "rng", "state", "tree", "run"},
     {
         *("data", "model", "task", "optim", "scheduler", "precision", "memory", "compile"),
         *("callbacks", "logging", "checkpoint", "parallel", "evaluation", "events", "hub"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..state import Control, State
+from ..tree import tensors
 from .callback import Callback
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Overflow(Callback):
             return
         bad = None
         parts: list[tuple[str, Tensor]] = [("weight " + key, p) for key, p in module.named_parameters(recurse=False)]
-        parts += [("input", t) for t in _tensors(inputs)] + [("output", t) for t in _tensors(output)]
+        parts += [("input", t) for t in tensors(inputs)] + [("output", t) for t in tensors(output)]
         for kind, tensor in parts:
             if not tensor.is_floating_point() or not tensor.numel():
                 continue
@@ -79,14 +79,3 @@ def watchers(words: str, model: nn.Module) -> dict[str, Callback]:
     """The callbacks that `run.debug` names."""
     makers = {"underflow_overflow": lambda: Overflow(model), "tpu_metrics_debug": TpuMetrics}
     return {f"run.debug.{word}": makers[word]() for word in words.split()}
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ..rng import put_back, snapshot
 from ..schema.data import Data
 from .batches import BatchPlan
+from .device import to_device
 from .fetch import Collate, Fetch, seed_all
 from .order import MEASURED, Order
 
@@ -233,21 +234,6 @@ class EvalData:
 
     def _count(self, chunk: Sequence[Any], divisor: float) -> int:
         return 0 if math.isinf(divisor) or not self.counts else len(chunk)
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Move the tensors of a batch (dicts, tuples and lists at any depth); on a CPU the batch itself."""
-    if device.type == "cpu":
-        return batch
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return type(batch)({k: to_device(v, device) for k, v in batch.items()})
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(v, device) for v in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(to_device(v, device) for v in batch)
-    return batch
 
 
 class _Keys:
