@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from trainer.data.batches import BatchPlan, epoch_order
+from trainer.data.batches import BatchLayout, epoch_order
 
 SPLITS = [(8, 1, 1), (4, 2, 1), (4, 1, 2), (2, 2, 2), (1, 2, 4), (2, 4, 1)]
 
@@ -17,7 +17,7 @@ def test_every_sample_of_an_update_weighs_the_same_in_any_split(
     weights = dict.fromkeys(range(size), 0.0)
     rounds = set()
     for rank in range(world):
-        parts = BatchPlan(micro, accumulation, world, rank).micro_batches(range(size))
+        parts = BatchLayout(micro, accumulation, world, rank).micro_batches(range(size))
         rounds.add(len(parts))
         for chunk, divisor in parts:
             assert 1 <= len(chunk) <= micro
@@ -29,14 +29,14 @@ def test_every_sample_of_an_update_weighs_the_same_in_any_split(
 
 
 def test_a_full_update_divides_by_the_accumulation_steps_exactly() -> None:
-    parts = BatchPlan(4, 3, 2, 1).micro_batches(range(24))
+    parts = BatchLayout(4, 3, 2, 1).micro_batches(range(24))
     assert [divisor for _, divisor in parts] == [3.0, 3.0, 3.0]
     assert [list(chunk) for chunk, _ in parts] == [[4, 5, 6, 7], [12, 13, 14, 15], [20, 21, 22, 23]]
 
 
 @pytest.mark.parametrize(("drop_last", "steps"), [(False, 7), (True, 6)])
 def test_steps_per_epoch(drop_last: bool, steps: int) -> None:
-    assert BatchPlan(4, 2, 1, 0).steps_per_epoch(49, drop_last=drop_last) == steps
+    assert BatchLayout(4, 2, 1, 0).steps_per_epoch(49, drop_last=drop_last) == steps
 
 
 def test_the_order_is_accelerates() -> None:

@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 from tests import jobs
 from tests.jobs import make_config
 from tests.train.test_resume import KILLED, assert_same, killed_at
-from trainer.data.batches import BatchPlan, epoch_order
-from trainer.data.loader import TrainData
+from trainer.data.batches import BatchLayout, epoch_order
 from trainer.data.order import Order, balanced, grouped
+from trainer.data.train_data import TrainData
 from trainer.schema.data import Data, SamplingStrategy
 from trainer.schema.evaluation import Evaluation
 from trainer.schema.parallel import DDP
@@ -94,9 +94,9 @@ def test_lengths_may_stand_in_a_column() -> None:
     assert lengths.tolist() == [-n for n in Ragged().lengths]
 
 
-def padding(data: Data, plan: BatchPlan) -> tuple[int, list[set[str]]]:
+def padding(data: Data, layout: BatchLayout) -> tuple[int, list[set[str]]]:
     """Padded places of an epoch, and each update's samples on this rank."""
-    train = TrainData(Ragged(), plan, data, collate=None, seed=3, device=torch.device("cpu"))
+    train = TrainData(Ragged(), layout, data, collate=None, seed=3, device=torch.device("cpu"))
     updates, pads = [], 0
     for micro_batches, _ in train.steps():
         updates.append({name for batch, divisor in micro_batches for name in batch["name"] if divisor < 1e9})
@@ -105,15 +105,15 @@ def padding(data: Data, plan: BatchPlan) -> tuple[int, list[set[str]]]:
 
 
 def test_it_reduces_padding() -> None:
-    plan = BatchPlan(4, 2, 1, 0)
-    random_ = padding(node(SamplingStrategy.random), plan)[0]
-    assert padding(GROUPED, plan)[0] < 0.6 * random_
+    layout = BatchLayout(4, 2, 1, 0)
+    random_ = padding(node(SamplingStrategy.random), layout)[0]
+    assert padding(GROUPED, layout)[0] < 0.6 * random_
 
 
 @pytest.mark.parametrize("data", [GROUPED, BALANCED])
 def test_the_updates_are_the_same_at_any_world_size(data: Data) -> None:
-    whole = padding(data, BatchPlan(4, 3, 1, 0))[1]
-    parts = [padding(data, BatchPlan(4, 1, 3, rank))[1] for rank in range(3)]
+    whole = padding(data, BatchLayout(4, 3, 1, 0))[1]
+    parts = [padding(data, BatchLayout(4, 1, 3, rank))[1] for rank in range(3)]
     assert [set.union(*update) for update in zip(*parts, strict=True)] == whole
 
 
@@ -140,18 +140,20 @@ def test_balanced_updates_are_the_random_ones_and_no_dearer_than_hugging_faces()
     trainer = pytest.importorskip("transformers.trainer_pt_utils")
     lengths = Ragged().lengths
     order = Order(Ragged(), BALANCED, 12, 42)
-    plans = [BatchPlan(2, 2, 3, rank) for rank in range(3)]
+    layouts = [BatchLayout(2, 2, 3, rank) for rank in range(3)]
     theirs = [
         list(trainer.BatchRebalanceSampler(lengths, 12, 3, 2, seed=42, rank=r, drop_last=False)) for r in (0, 1, 2)
     ]
     indices = order(0).tolist()
     for k in range(5):  # the sixth is of one sample
         update = indices[12 * k : 12 * k + 12]
-        ours = [list(chunk) for plan in plans for chunk, _ in order.cut(update, plan)]
+        ours = [list(chunk) for layout in layouts for chunk, _ in order.micro_batches(update, layout)]
         slots = [rank[2 * k + slot] for slot in (0, 1) for rank in theirs]
         assert sorted(chain(*ours)) == sorted(update) == sorted(chain(*slots))
         assert costliest(lengths, ours) <= 1.001 * costliest(lengths, slots)
-    assert [[list(c) for c, _ in order.cut(indices[60:], plan)] for plan in plans] == [[indices[60:]]] * 3
+    assert [[list(c) for c, _ in order.micro_batches(indices[60:], layout)] for layout in layouts] == [
+        [indices[60:]]
+    ] * 3
 
 
 def ragged_run(**sections: Any) -> Any:
@@ -190,10 +192,10 @@ def test_tokens_count_the_same_over_all_ranks_or_over_one(tmp_path: Path, across
     if not across:
         torch.manual_seed(3)
         model = Tiny()
-        data = TrainData(Ragged(), BatchPlan(2, 1, 2, 0), GROUPED, collate=None, seed=3, device=torch.device("cpu"))
+        data = TrainData(Ragged(), BatchLayout(2, 1, 2, 0), GROUPED, collate=None, seed=3, device=torch.device("cpu"))
         task_losses = []
         for rank in range(2):
-            data.plan = BatchPlan(2, 1, 2, rank)
+            data.layout = BatchLayout(2, 1, 2, rank)
             batch = next(data.steps())[0][0][0]
             logits, labels = model(batch["input_ids"])[:, :-1], batch["labels"][:, 1:]
             total = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")

@@ -23,8 +23,8 @@ from tests.ranks import run_ranks
 from trainer import distributed
 from trainer.build.build import build
 from trainer.cli import main
-from trainer.data.batches import BatchPlan
-from trainer.data.loader import TrainData
+from trainer.data.batches import BatchLayout
+from trainer.data.train_data import TrainData
 from trainer.optim import make_optimizer
 from trainer.plan import memory as plan
 from trainer.schema import Config
@@ -87,7 +87,7 @@ def test_many_ranks_build_their_mesh_shards_and_data(world: int, monkeypatch: py
                 dist.destroy_process_group()
         memory = plan.memory(config, plan.shapes(config, Augmented()), world, 8)
         assert memory.parameters == mine
-    per_rank = [BatchPlan(2, 2, world, rank).micro_batches(range(4 * world)) for rank in range(world)]
+    per_rank = [BatchLayout(2, 2, world, rank).micro_batches(range(4 * world)) for rank in range(world)]
     assert sorted(i for parts in per_rank for chunk, _ in parts for i in chunk) == list(range(4 * world))
 
 
@@ -116,7 +116,7 @@ def test_the_batches_are_the_runs(compose: Callable[..., Any]) -> None:
     config: Config = compose("experiment=null", "train.gradient_accumulation_steps=3", "parallel=fsdp").config
     dataset = build(config.data.train_dataset)
     batches = plan.batches(config, 16, 8, dataset)
-    loop = TrainData(dataset, BatchPlan(8, 3, 16, 0), config.data, collate=None, seed=42, device=torch.device("cpu"))
+    loop = TrainData(dataset, BatchLayout(8, 3, 16, 0), config.data, collate=None, seed=42, device=torch.device("cpu"))
     assert batches.update_size == 8 * 3 * 16
     assert batches.steps_per_epoch == loop.steps_per_epoch
     assert batches.max_steps == loop.max_steps(-1, 3.0)

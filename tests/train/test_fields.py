@@ -21,8 +21,8 @@ from tests.blocks import Blocks
 from tests.jobs import PREEMPTED, make_config
 from tests.train.test_resume import assert_same, killed_at
 from trainer.callbacks.callback import Callback
-from trainer.data.batches import BatchPlan
-from trainer.data.loader import TrainData
+from trainer.data.batches import BatchLayout
+from trainer.data.train_data import TrainData
 from trainer.launch import ranks as launch
 from trainer.logging.jsonl import read
 from trainer.precision import full_eval
@@ -159,7 +159,7 @@ def arrivals(in_order: bool) -> list[list[list[int]]]:
         train_dataset=None, dataloader_num_workers=2, dataloader_in_order=in_order,
         train_sampling_strategy=SamplingStrategy.sequential,
     )  # fmt: skip
-    data = TrainData(Slow(), BatchPlan(2, 3, 1, 0), node, collate=None, seed=0, device=CPU)
+    data = TrainData(Slow(), BatchLayout(2, 3, 1, 0), node, collate=None, seed=0, device=CPU)
     return [[batch["x"].tolist() for batch, _ in update] for update, _ in data.steps()]
 
 

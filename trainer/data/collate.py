@@ -11,21 +11,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import default_collate
 
-IGNORED = -100
-"""What targets are padded with: the label that no loss counts. Everything else is padded with 0, on the right."""
-
-
-TARGETS = ("labels", "label", "target")
-"""The keys of targets where nobody names others."""
+from ..schema.task import IGNORE_INDEX
 
 
 class Collate:
-    """A dict's lists of numbers become tensors (B, T), its floats fp32, as in Hugging Face's collation; sequences of
-    different lengths are padded. Other items go through torch's default_collate.
+    """A dict's lists of numbers become tensors (B, T) and its floats fp32, as in Hugging Face's collators; sequences of
+    different lengths are padded on the right. Other items go through torch's default_collate.
     """
 
     def __init__(self, columns: frozenset[str] | None, targets: Sequence[str]) -> None:
-        """``columns``: the keys of dict items that are used (None: all); ``targets``: those padded with -100."""
+        """``columns``: the keys of dict items that are used (None: all); ``targets``: those that are padded with
+        IGNORE_INDEX, where all others are padded with 0."""
         self.columns, self.targets = columns, targets
 
     def __call__(self, items: list[Any]) -> Any:
@@ -37,19 +33,19 @@ class Collate:
                     f"data.remove_unused_columns=true leaves nothing of an item: it has {', '.join(map(str, first))}, "
                     f"the model takes {', '.join(sorted(self.columns or ()))}"
                 )
-            batch = {name: column([item[name] for item in items], self._filler(name)) for name in names}
+            batch = {name: column([item[name] for item in items], self._padding(name)) for name in names}
             if (mask := self._mask(items, batch)) is not None:
                 batch["attention_mask"] = mask
             return batch
         if isinstance(first, tuple | list) and len(first) == 2 and any(ragged([i[k] for i in items]) for k in (0, 1)):
-            return [column([item[0] for item in items], 0), column([item[1] for item in items], IGNORED)]
+            return [column([item[0] for item in items], 0), column([item[1] for item in items], IGNORE_INDEX)]
         return default_collate(items)
 
-    def _filler(self, name: str) -> int:
-        return IGNORED if name in self.targets else 0
+    def _padding(self, name: str) -> int:
+        return IGNORE_INDEX if name in self.targets else 0
 
     def _mask(self, items: list[Any], batch: dict[str, Any]) -> Tensor | None:
-        """For a model that takes an attention_mask, where input_ids were padded and items bring none."""
+        """The attention mask (B, T) for a model that takes one, if input_ids were padded and the items have none."""
         if self.columns is None or "attention_mask" not in self.columns or "attention_mask" in batch:
             return None
         lengths = [len(item["input_ids"]) for item in items] if "input_ids" in batch else []
@@ -58,8 +54,8 @@ class Collate:
         return (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
 
 
-def column(values: list[Any], filler: int) -> Any:
-    """One key's values as one tensor; what holds no numbers goes through default_collate."""
+def column(values: list[Any], padding: int) -> Any:
+    """One key's values as one tensor; values without numbers go through default_collate."""
     first = values[0]
     if isinstance(first, list | tuple) and _numbers(first):
         values = [torch.tensor(value) for value in values]
@@ -67,7 +63,7 @@ def column(values: list[Any], filler: int) -> Any:
         return torch.tensor(values)
     if ragged(values):
         tensors = [torch.as_tensor(value) for value in values]
-        return pad_sequence(tensors, batch_first=True, padding_value=0 if tensors[0].is_floating_point() else filler)
+        return pad_sequence(tensors, batch_first=True, padding_value=0 if tensors[0].is_floating_point() else padding)
     return default_collate(values)
 
 
@@ -80,5 +76,5 @@ def ragged(values: list[Any]) -> bool:
 
 
 def _numbers(value: Any) -> bool:
-    """Whether a list holds numbers, or lists of them. An empty one does."""
+    """Whether a list holds numbers or lists of them; an empty one counts as numbers."""
     return all(_numbers(v) if isinstance(v, list | tuple) else isinstance(v, int | float) for v in value[:1])

@@ -1,4 +1,4 @@
-"""Samples to batches: fetching with the random state isolated, and the default collation."""
+"""Samples to batches, with the random state isolated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ..rng import put_back, snapshot, touched
-from .collate import TARGETS
+from ..schema.task import TARGET_KEYS
 from .collate import Collate as DefaultCollate
 
 Collate = Callable[[list[Any]], Any]
@@ -22,26 +22,26 @@ class Fetch:
     """Fetches the samples of a micro-batch and collates them.
 
     Random augmentation is a function of (seed, epoch, index): it is the same at any world size, with any number of
-    workers, and after a resume, and it leaves the training's own random state alone. A fetch is first made as it is; if
-    it touched a random state it is made again with each sample seeded, and so are all later ones (about 20 us a
-    sample). A dataset with ``draws_random = False`` is trusted and spared the check (about 25 us a batch). What
-    ``__getitems__`` draws is a function of the micro-batch's first index, since it fetches them at once.
+    workers, and after a resume, and it leaves the training's own random state alone. The first fetch that touches a
+    random state is repeated with each sample seeded, and so are all fetches from then on (about 20 us per sample). A
+    dataset with ``draws_random = False`` is trusted, which saves the check (about 25 us per batch). What
+    ``__getitems__`` draws depends on the micro-batch's first index, because it fetches all samples at once.
     """
 
     def __init__(self, dataset: Any, collate: Collate | None, seed: int) -> None:
         self.dataset = dataset
-        self.collate = collate or DefaultCollate(None, TARGETS)
+        self.collate = collate or DefaultCollate(None, TARGET_KEYS)
         self.seed = seed
-        self.at_once = True
+        self.batched = True
         if type(dataset) is TensorDataset and (
             collate is None or type(collate) is DefaultCollate
         ):  # one indexing instead of one per sample: 15 us, not 75
             self.get: Callable[[Sequence[int]], Any] = self._get_tensors
         elif hasattr(dataset, "__getitems__"):
-            self.get = self._get_at_once
+            self.get = self._get_batch
         else:
             self.get = self._get_each
-            self.at_once = False
+            self.batched = False
         self.trusted = type(dataset) is TensorDataset or getattr(dataset, "draws_random", None) is False
         self.random = False
 
@@ -55,7 +55,7 @@ class Fetch:
                 if not touched(before):
                     return batch
                 self.random = True
-            if not self.at_once:
+            if not self.batched:
                 items = []
                 for index in indices:
                     seed_all((self.seed, epoch, index))
@@ -71,7 +71,7 @@ class Fetch:
         index = torch.as_tensor(indices)
         return tuple(t.index_select(0, index) for t in self.dataset.tensors)
 
-    def _get_at_once(self, indices: Sequence[int]) -> Any:
+    def _get_batch(self, indices: Sequence[int]) -> Any:
         items = self.dataset.__getitems__(indices)
         return self.collate(items) if isinstance(items, list) else items
 

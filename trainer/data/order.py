@@ -10,27 +10,25 @@ from torch import Tensor
 
 from ..rng import preserved_rng
 from ..schema.data import Data, SamplingStrategy
-from .batches import BatchPlan, epoch_order
+from .batches import BatchLayout, epoch_order
 from .fetch import seed_all
 
 MEGA_BATCHES = 50
-"""Updates that are sorted together at most, as in Hugging Face's LengthGroupedSampler."""
-
-
+"""Largest number of updates that are sorted together, as in Hugging Face's LengthGroupedSampler."""
 QUADRATIC_COST = 0.001
 """Weight of attention's share of a sample's cost, as in Hugging Face's BatchRebalanceSampler."""
-MEASURED = (SamplingStrategy.group_by_length, SamplingStrategy.batch_rebalance)
-"""Strategies that go by the samples' lengths."""
+BY_LENGTH = (SamplingStrategy.group_by_length, SamplingStrategy.batch_rebalance)
+"""Strategies that need the samples' lengths."""
 
 
 class Order:
-    """``order(epoch)``: the epoch's sample indices; ``order.cut(update, plan)``: this rank's micro-batches of some."""
+    """``order(epoch)`` gives the epoch's sample indices, ``order.micro_batches`` this rank's share of one update."""
 
     def __init__(self, dataset: Any, node: Data, update_size: int, seed: int) -> None:
         self.strategy, self.update_size, self.seed = node.train_sampling_strategy, update_size, seed
         self.num_samples = len(dataset)
         self.lengths: Tensor | None = None
-        if self.strategy in MEASURED:
+        if self.strategy in BY_LENGTH:
             self.lengths = torch.tensor(lengths(dataset, node, seed))
 
     def __call__(self, epoch: int) -> Tensor:
@@ -42,19 +40,19 @@ class Order:
             return grouped(order, self.lengths, self.update_size)
         return order
 
-    def cut(self, update: list[int], plan: BatchPlan) -> list[tuple[Sequence[int], float]]:
+    def micro_batches(self, update: list[int], layout: BatchLayout) -> list[tuple[Sequence[int], float]]:
         """This rank's micro-batches of one update's samples, each with the divisor of its mean loss."""
         if self.strategy is not SamplingStrategy.batch_rebalance:
-            return plan.micro_batches(update)
+            return layout.micro_batches(update)
         assert self.lengths is not None
         sizes = self.lengths[update].tolist()
-        groups = balanced(sizes, plan.rounds(len(update)) * plan.world_size)
-        return plan.deal([[update[i] for i in group] for group in groups])
+        groups = balanced(sizes, layout.num_micro_batches(len(update)) * layout.world_size)
+        return layout.assign([[update[i] for i in group] for group in groups])
 
 
 def grouped(order: Tensor, lengths: Tensor, update_size: int) -> Tensor:
     """``order`` with the samples of up to 50 updates at a time sorted from long to short, and the longest sample of all
-    in the first update, where running out of memory costs least."""
+    first, so that a run that does not fit in memory fails at its first update."""
     size = max(1, min(len(order) // (update_size * 4), MEGA_BATCHES)) * update_size
     parts = [part[lengths[part].argsort(descending=True, stable=True)] for part in torch.split(order, size)]
     longest = max(range(len(parts)), key=lambda i: int(lengths[parts[i][0]]))
@@ -64,11 +62,12 @@ def grouped(order: Tensor, lengths: Tensor, update_size: int) -> Tensor:
 
 
 def balanced(lengths: Sequence[int], groups: int) -> list[list[int]]:
-    """Indices of ``lengths`` in so many groups (of one at least) of like length, from the costliest to the cheapest.
+    """Indices of ``lengths`` in ``groups`` groups of similar length, from the costliest to the cheapest; none is empty
+    unless there are fewer samples than groups.
 
-    A group of n samples is padded to its longest, l, and costs ``n * (l + 0.001 * l ** 2)``. Of all ways to cut the
-    samples, sorted by length, none has a costliest group that is cheaper by more than 0.1 % (Hugging Face's
-    BatchRebalanceSampler climbs towards that, one sample at a time).
+    A group of n samples is padded to its longest, l, and costs ``n * (l + 0.001 * l ** 2)``. No other cut of the
+    samples, sorted by length, makes the costliest group cheaper by more than 0.1 %. (Hugging Face's
+    BatchRebalanceSampler approaches that by moving one sample at a time.)
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
 
@@ -79,7 +78,7 @@ def balanced(lengths: Sequence[int], groups: int) -> list[list[int]]:
         return cost(len(group), lengths[group[0]])
 
     def cut(most: float) -> list[list[int]]:
-        """As few groups as may be where none costs more than ``most``, or than one sample."""
+        """The fewest groups such that none costs more than ``most`` or holds a single sample."""
         parts = [order[:1]]
         for index in order[1:]:
             if cost(len(parts[-1]) + 1, lengths[parts[-1][0]]) <= most:
@@ -93,7 +92,7 @@ def balanced(lengths: Sequence[int], groups: int) -> list[list[int]]:
         middle = (low + high) / 2
         low, high = (low, middle) if len(cut(middle)) <= groups else (middle, high)
     parts = cut(high)
-    while len(parts) < min(groups, len(order)):  # no dearer, and no rank goes without
+    while len(parts) < min(groups, len(order)):  # at no higher cost, so that every rank gets a group
         largest = max((part for part in parts if len(part) > 1), key=cost_of)
         at, half = parts.index(largest), (len(largest) + 1) // 2
         parts[at : at + 1] = [largest[:half], largest[half:]]
@@ -101,14 +100,15 @@ def balanced(lengths: Sequence[int], groups: int) -> list[list[int]]:
 
 
 def lengths(dataset: Any, node: Data, seed: int) -> list[int]:
-    """Each sample's length: what stands in data.length_column_name, else that of its `input_ids` or first sequence."""
+    """Each sample's length: its value in data.length_column_name, else the length of its `input_ids` or first
+    sequence."""
     column = node.length_column_name
     if column in (getattr(dataset, "column_names", None) or ()):
         return list(map(int, dataset[column]))
     result = []
     with preserved_rng():
         for index in range(len(dataset)):
-            seed_all((seed, 0, index))  # an augmentation of the length is the same after a resume
+            seed_all((seed, 0, index))  # a random length is the same after a resume
             result.append(_length(dataset[index], node))
     return result
 
@@ -125,6 +125,6 @@ def _length(item: Any, node: Data) -> int:
         if hasattr(part, "__len__") and not isinstance(part, str) and getattr(part, "ndim", 1) > 0:
             return len(part)
     raise ValueError(
-        f"data.train_sampling_strategy={node.train_sampling_strategy}: an item has no {column!r} and no sequence; "
+        f"data.train_sampling_strategy={node.train_sampling_strategy}: an item has neither {column!r} nor a sequence; "
         "fix: data.length_column_name=KEY"
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import distributed
 from ..build.build import load
-from ..data.loader import EvalData
+from ..data.eval_data import EvalData
 from ..rng import preserved_rng
 from ..schema.evaluation import Evaluation, MetricInput
 from ..task.task import Output, Task, accepted_keys

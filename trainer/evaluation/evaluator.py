@@ -10,7 +10,7 @@ from torch import nn
 
 from ..build.build import build
 from ..checkpoint import store
-from ..data.loader import EvalData
+from ..data.eval_data import EvalData
 from ..errors import CheckpointError
 from ..precision import full_eval
 from ..schema import Config

@@ -15,7 +15,7 @@ from torch import nn
 
 from .. import distributed
 from ..checkpoint import files
-from ..data.loader import EvalData
+from ..data.eval_data import EvalData
 from ..schema.evaluation import Evaluation
 from ..task.task import Task
 from .evaluate import ComputeMetrics, run_pass

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 from torch.utils import _pytree as pytree
 
-IGNORED = -100
-"""The label that is not predicted, as in torch and transformers."""
+from ..schema.task import IGNORE_INDEX
 
 
 class Context:
@@ -83,9 +82,9 @@ class Context:
         labels = inputs.get("labels")
         if labels is not None:
             targets = inputs.pop("shift_labels", None)
-            targets = F.pad(labels, (0, 1), value=IGNORED)[:, 1:] if targets is None else targets
+            targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:] if targets is None else targets
             self._targets = targets[:, mine].contiguous()
-            self._items = targets.ne(IGNORED).sum().clamp(min=1) / self._size
+            self._items = targets.ne(IGNORE_INDEX).sum().clamp(min=1) / self._size
 
         def share(value: Any) -> Any:
             return value[:, mine].contiguous() if isinstance(value, Tensor) and value.ndim else value

@@ -17,10 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 
 from ..build.build import build
-from ..data.batches import BatchPlan
+from ..data.batches import BatchLayout
 from ..data.collate import Collate
 from ..data.fetch import Fetch
-from ..data.loader import TrainData
+from ..data.train_data import TrainData
 from ..memory import save_memory
 from ..optim import make_optimizer
 from ..parallel.fsdp import layers, mesh_sizes
@@ -93,13 +93,13 @@ def batches(config: Config, world_size: int, local_world_size: int, dataset: Any
     train, node = config.train, config.parallel
     sizes = mesh_sizes(node, world_size, local_world_size) if isinstance(node, FSDP) else {"cp": 1, "tp": 1}
     world = world_size // (sizes["cp"] * sizes["tp"])
-    plan = BatchPlan(train.per_device_train_batch_size, train.gradient_accumulation_steps, world, 0)
-    data = TrainData(dataset, plan, config.data, collate=None, seed=config.run.seed, device=CPU)
+    layout = BatchLayout(train.per_device_train_batch_size, train.gradient_accumulation_steps, world, 0)
+    data = TrainData(dataset, layout, config.data, collate=None, seed=config.run.seed, device=CPU)
     sized = data.steps_per_epoch is not None or train.max_steps > 0
     return Batches(
         world_size=world_size,
-        data_world_size=plan.world_size,
-        update_size=plan.update_size,
+        data_world_size=layout.world_size,
+        update_size=layout.update_size,
         max_steps=data.max_steps(train.max_steps, train.num_train_epochs) if sized else None,
         steps_per_epoch=data.steps_per_epoch,
         num_samples=data.num_samples,

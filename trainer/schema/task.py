@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+IGNORE_INDEX = -100
+"""The target that no loss counts (torch: cross_entropy's `ignore_index`), and what ragged targets, and ragged arrays of
+an evaluation, are padded with (as in Hugging Face's collators and Trainer)."""
+TARGET_KEYS = ("labels", "label", "target")
+"""Keys under which a dict batch may hold its targets, unless data.label_names names others."""
+
 
 @dataclass(kw_only=True, slots=True)
 class LanguageModeling:

@@ -9,10 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..schema import task as schema
+from ..schema.task import IGNORE_INDEX
 from .task import Supervised, target_of
-
-IGNORED = -100
-"""The label that is not predicted, as in torch and transformers."""
 
 
 class LanguageModeling(Supervised):
@@ -26,11 +24,11 @@ class LanguageModeling(Supervised):
 
     def criterion(self, output: Tensor, target: Tensor) -> Tensor:
         # the labels are shifted, not the logits: no copy of (B, T, V) forward and backward
-        target = F.pad(target, (0, 1), value=IGNORED)[..., 1:]
+        target = F.pad(target, (0, 1), value=IGNORE_INDEX)[..., 1:]
         total = F.cross_entropy(
             output.flatten(0, -2),
             target.flatten(),
-            ignore_index=IGNORED,
+            ignore_index=IGNORE_INDEX,
             reduction="sum",
             label_smoothing=self.label_smoothing,
         )
@@ -49,4 +47,4 @@ class LanguageModeling(Supervised):
 
 def num_predicted(target: Tensor) -> Tensor:
     """How many of these labels count, without a synchronisation."""
-    return target.ne(IGNORED).sum()
+    return target.ne(IGNORE_INDEX).sum()

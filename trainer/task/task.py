@@ -11,11 +11,10 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from ..schema.task import TARGET_KEYS
+
 if TYPE_CHECKING:
     from torchmetrics import Metric
-
-TARGET_KEYS = ("labels", "label", "target")
-"""Where a dict batch keeps what the output is compared with."""
 
 
 @dataclass(slots=True)

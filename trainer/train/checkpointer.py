@@ -63,7 +63,7 @@ class Keeping:
                 "data": {
                     "epoch": self.loop.data.epoch,
                     "step_in_epoch": self.loop.data.step_in_epoch,
-                    "update_size": self.loop.data.plan.update_size,
+                    "update_size": self.loop.data.layout.update_size,
                     "batch_size": self.batch_size,
                 },
                 "callbacks": deepcopy(self.loop.events.state_dict()),
@@ -143,7 +143,7 @@ class Keeping:
             raise CheckpointError(
                 f"{path} was saved with checkpoint.save_only_model=true: it holds weights, nothing to go on from"
             )
-        size, saved_size = self.loop.data.plan.update_size, kept["data"]["update_size"]
+        size, saved_size = self.loop.data.layout.update_size, kept["data"]["update_size"]
         if size != saved_size:
             raise CheckpointError(
                 f"{path} was saved with {saved_size} samples per update, this run has {size}: its place in the data "

@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .. import distributed
 from ..checkpoint.best import Best
-from ..data.loader import MicroBatch, TrainData
+from ..data.batches import MicroBatch
+from ..data.train_data import TrainData
 from ..errors import NotFinite
 from ..events import Events
 from ..parallel.engine import Engine, StepOutput

@@ -20,9 +20,10 @@ from ..callbacks.empty_cache import EmptyCache
 from ..checkpoint import store
 from ..checkpoint.best import Best
 from ..compile import speed_up
-from ..data.batches import BatchPlan
+from ..data.batches import BatchLayout
 from ..data.collate import Collate
-from ..data.loader import EvalData, TrainData
+from ..data.eval_data import EvalData
+from ..data.train_data import TrainData
 from ..distributed.device import device_name, repeat_exactly, this_device
 from ..errors import describe
 from ..evaluation.evaluator import Inference
@@ -40,9 +41,9 @@ from ..scheduler import make_scheduler
 from ..schema import Config
 from ..schema.callbacks import EarlyStopping
 from ..schema.data import named_sets
+from ..schema.task import TARGET_KEYS
 from ..state import Control, RunInfo, State
 from ..task import Task, make_task
-from ..task.task import TARGET_KEYS
 from . import batch_size
 from .checkpointer import Keeping
 from .interrupts import Interrupts
@@ -141,20 +142,20 @@ class Session:
 
         together = self.engine.ranks_per_batch
         world, rank = distributed.world_size() // together, distributed.rank() // together
-        plan = BatchPlan(self.batch_size, train.gradient_accumulation_steps, world, rank)
+        layout = BatchLayout(self.batch_size, train.gradient_accumulation_steps, world, rank)
         data_seed = seed if config.data.data_seed is None else config.data.data_seed
         self.data = TrainData(
-            train_dataset, plan, config.data, collate=collate, seed=data_seed, device=self.engine.device
+            train_dataset, layout, config.data, collate=collate, seed=data_seed, device=self.engine.device
         )
-        eval_plan = BatchPlan(config.evaluation.per_device_eval_batch_size, 1, world, rank)
+        eval_layout = BatchLayout(config.evaluation.per_device_eval_batch_size, 1, world, rank)
         make_data = partial(
             EvalData,
-            plan=eval_plan,
+            layout=eval_layout,
             node=config.data,
             collate=collate,
             seed=data_seed,
             device=self.engine.device,
-            counts=distributed.rank() % together == 0,
+            primary=distributed.rank() % together == 0,
         )
         self.inference = Inference(config, model, task, make_data)
         state = self.state

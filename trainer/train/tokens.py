@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed
-from ..data.loader import MicroBatch
+from ..data.batches import MicroBatch
 from ..schema.logging import Logging, TokenCount
 
 

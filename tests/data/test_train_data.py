@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from trainer.data.batches import BatchPlan
+from trainer.data.batches import BatchLayout
 from trainer.data.fetch import Fetch
-from trainer.data.loader import EvalData, TrainData
+from trainer.data.train_data import TrainData
 from trainer.rng import snapshot, touched
 from trainer.schema.data import Data
 
@@ -54,7 +54,7 @@ def loader(
     dataset: Any, *, micro: int = 3, accumulation: int = 1, world: int = 1, rank: int = 0, **node: Any
 ) -> TrainData:
     return TrainData(
-        dataset, BatchPlan(micro, accumulation, world, rank), Data(**node), collate=None, seed=5, device=CPU
+        dataset, BatchLayout(micro, accumulation, world, rank), Data(**node), collate=None, seed=5, device=CPU
     )
 
 
@@ -181,17 +181,3 @@ def test_an_unsized_dataset_needs_max_steps() -> None:
 @pytest.mark.parametrize(("epochs", "steps"), [(3.0, 15), (0.5, 3), (1.1, 6)])
 def test_max_steps_is_the_trainers_arithmetic(epochs: float, steps: int) -> None:
     assert loader(Quiet()).max_steps(-1, epochs) == steps
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_evaluation_counts_every_sample_once_and_the_ranks_keep_step(world: int, workers: int) -> None:
-    seen: list[float] = []
-    lengths = set()
-    for rank in range(world):
-        node = Data(dataloader_num_workers=workers)
-        batches = list(EvalData(Quiet(), BatchPlan(4, 1, world, rank), node, collate=None, seed=0, device=CPU))
-        lengths.add(len(batches))
-        seen += [sample for batch, count in batches if count for sample in batch.flatten().tolist()]
-    assert sorted(seen) == [float(i) for i in range(13)]
-    assert len(lengths) == 1
