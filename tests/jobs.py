@@ -12,7 +12,7 @@ import torch._dynamo
 import torch.distributed.fsdp
 import torch.distributed.tensor  # noqa: F401
 
-from tests import forks
+from tests import ranks
 from trainer import distributed
 from trainer.callbacks.callback import Callback
 from trainer.checkpoint import digest
@@ -24,7 +24,7 @@ from trainer.schema.data import Data
 from trainer.schema.evaluation import Evaluation, IntervalStrategy
 from trainer.schema.logging import Logging
 from trainer.schema.optim import AdamW
-from trainer.schema.parallel import Single
+from trainer.schema.parallel import DeepSpeed, Single
 from trainer.schema.run import Run
 from trainer.schema.scheduler import Cosine
 from trainer.schema.task import Classification
@@ -86,7 +86,9 @@ def begin(config: Config, directory: Path) -> None:
 def start(config: Config, directory: Path, *, resume: str | None = None, failpoints: str = "") -> int:
     """Start a run of one process; its process id."""
     begin(config, directory)
-    return forks.fork(lambda: work(config, directory, resume=resume), failpoints)
+    if isinstance(config.parallel, DeepSpeed):
+        ranks.preload()
+    return ranks.fork(lambda: work(config, directory, resume=resume), failpoints)
 
 
 def train(
@@ -94,9 +96,11 @@ def train(
 ) -> list[int]:
     """A run to its end; the ranks' exit codes."""
     if world_size == 1:
-        return [forks.wait(start(config, directory, resume=resume, failpoints=failpoints))]
+        return [ranks.wait(start(config, directory, resume=resume, failpoints=failpoints))]
     begin(config, directory)
-    return forks.run_ranks(lambda: work(config, directory, resume=resume), world_size, failpoints)
+    if isinstance(config.parallel, DeepSpeed):
+        ranks.preload()
+    return ranks.exit_codes(lambda: work(config, directory, resume=resume), world_size, failpoints)
 
 
 def state(directory: Path, step: int = STEPS) -> dict[str, str]:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load
 
-from tests import forks, jobs
+from tests import jobs
 from tests.hub_server import HubServer, hub_server
+from tests.ranks import exit_code, exit_codes
 from trainer import distributed
 from trainer.config.composer import Composition
 from trainer.logging.log_file import log_file
@@ -51,7 +52,7 @@ def push(
             jobs.work(config, directory)
 
     jobs.begin(config, directory)
-    assert tuple(forks.run_ranks(work, world_size) if world_size > 1 else [forks.run(work)]) == codes
+    assert tuple(exit_codes(work, world_size) if world_size > 1 else [exit_code(work)]) == codes
 
 
 ROOT = ["README.md", "config.yaml", "model.safetensors"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import forks
+from tests.ranks import exit_code, exit_code_killed_at
 from trainer import distributed
 from trainer.checkpoint import store
 from trainer.checkpoint.shard import Shard
@@ -180,7 +180,7 @@ def assert_old_or_new(root: Path, old: tuple[int, int], new: tuple[int, int]) ->
 def test_kill_at_each_failpoint(tmp_path: Path, place: str, replaces: bool) -> None:
     old, new = ((2, 0), (2, 1)) if replaces else ((1, 0), (2, 0))
     save(tmp_path, *old)
-    code = forks.run(lambda: save(tmp_path, *new), f"{place}=kill9")
+    code = exit_code(lambda: save(tmp_path, *new), f"{place}=kill9")
     assert code == (0 if "between" in place and not replaces else -signal.SIGKILL)
     assert_old_or_new(tmp_path, old, new)
 
@@ -195,7 +195,7 @@ def test_kill_at_each_system_call(tmp_path: Path, syscalls: str, at_least: int, 
     for time in range(1, 100):
         root = tmp_path / str(time)
         save(root, *old)
-        code = forks.run_killed_at(lambda root=root: save(root, *new), syscalls, time)
+        code = exit_code_killed_at(lambda root=root: save(root, *new), syscalls, time)
         assert code in (0, -signal.SIGKILL)
         assert_old_or_new(root, old, new)
         if code == 0:
@@ -206,7 +206,7 @@ def test_kill_at_each_system_call(tmp_path: Path, syscalls: str, at_least: int, 
 def test_kill_in_the_middle_of_a_deletion(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step)
-    assert forks.run(lambda: store.prune(tmp_path, 1), "checkpoint.in_deletion=kill9") == -signal.SIGKILL
+    assert exit_code(lambda: store.prune(tmp_path, 1), "checkpoint.in_deletion=kill9") == -signal.SIGKILL
     store.clean(tmp_path)
     assert names(tmp_path) == ["checkpoint-2", "checkpoint-3"]
     assert content(tmp_path / "checkpoint-2") == (2, 0)
@@ -248,7 +248,7 @@ def test_a_file_too_large(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         assert_no_space(tmp_path, 100_000)
 
-    assert forks.run(limited) == 0
+    assert exit_code(limited) == 0
 
 
 @pytest.fixture

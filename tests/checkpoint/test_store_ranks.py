@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import forks
+from tests.ranks import exit_codes
 from trainer import distributed
 from trainer.checkpoint import digest, store
 from trainer.checkpoint.shard import Shard
@@ -49,7 +49,7 @@ def test_several_ranks_make_one_checkpoint(tmp_path: Path, ranks: int) -> None:
         save(tmp_path, 4)
         check(tmp_path, 4)
 
-    assert forks.run_ranks(action, ranks) == [0] * ranks
+    assert exit_codes(action, ranks) == [0] * ranks
     assert len(list(tmp_path.glob("checkpoint-4/rank-*.safetensors"))) == ranks
     saved = store.load(tmp_path / "checkpoint-4")
     assert saved.rank_state is None  # one process reads what several wrote, but is none of them
@@ -66,7 +66,7 @@ def test_a_failure_on_one_rank_is_a_failure_on_all(tmp_path: Path, rank: int, ac
         save_fails(tmp_path, 2, rf"checkpoint-2 was not saved: rank {rank}: .*failpoint checkpoint.after_shard\b")
         check(tmp_path, 1)
 
-    assert forks.run_ranks(both, 2, f"checkpoint.after_shard@rank{rank}#2={action}") == [0, 0]
+    assert exit_codes(both, 2, f"checkpoint.after_shard@rank{rank}#2={action}") == [0, 0]
     assert os.listdir(tmp_path) == ["checkpoint-1"]
 
 
@@ -77,13 +77,11 @@ def test_a_killed_rank_leaves_the_old_or_the_new(tmp_path: Path, rank: int, plac
         save(tmp_path, 1)
         save(tmp_path, 2)
 
-    codes = forks.run_ranks(
-        both, 2, f"checkpoint.{place}@rank{rank}#{3 if place == 'after_json' and not rank else 2}=kill9"
-    )
+    codes = exit_codes(both, 2, f"checkpoint.{place}@rank{rank}#{3 if place == 'after_json' and not rank else 2}=kill9")
     published_by_rank_0_only = rank == 1 and "rename" in place
     assert (codes[rank] == -signal.SIGKILL) is not published_by_rank_0_only
     survived = place == "after_rename" or published_by_rank_0_only
-    assert forks.run_ranks(lambda: check(tmp_path, 2 if survived else 1), 2) == [0, 0]
+    assert exit_codes(lambda: check(tmp_path, 2 if survived else 1), 2) == [0, 0]
     assert not [name for name in os.listdir(tmp_path) if not re.fullmatch(r"checkpoint-\d", name)]
 
 
@@ -101,4 +99,4 @@ def test_damage_in_one_ranks_share_is_known_to_all(tmp_path: Path) -> None:
         assert found == tmp_path / "checkpoint-1"
         assert len(warnings) == 1
 
-    assert forks.run_ranks(both, 2) == [0, 0]
+    assert exit_codes(both, 2) == [0, 0]

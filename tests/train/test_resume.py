@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests import forks, jobs
+from tests import jobs
 from tests.jobs import PREEMPTED, STEPS, STOPPED, make_config
+from tests.ranks import exit_code, exit_codes, wait
 from trainer import rng
 from trainer.checkpoint import digest, shard
 from trainer.schema import Config
@@ -111,7 +112,7 @@ def test_killed_at_random_moments_again_and_again(whole: Path, tmp_path: Path, s
         child = jobs.start(make_config(), directory, resume="auto")
         time.sleep(usual * moments.uniform(0.05, 0.7 + 0.1 * kills))
         os.kill(child, signal.SIGKILL)
-        code = forks.wait(child)
+        code = wait(child)
         kills += code == -signal.SIGKILL
         assert kills < 40, "never came to its end"
     assert_same(directory, whole)
@@ -268,7 +269,7 @@ def test_another_topology_holds_the_same_state(
         config = config_of_ranks(parallel, train=same_updates(ranks))
         load_and_save(config, of_ranks, tmp_path, lambda session: None)
 
-    assert (forks.run_ranks(action, ranks) if ranks > 1 else [forks.run(action)]) == [0] * ranks
+    assert (exit_codes(action, ranks) if ranks > 1 else [exit_code(action)]) == [0] * ranks
     one, other = jobs.state(of_ranks, 3), digest.items(tmp_path / "checkpoint-3")
     assert [name for name in digest.differences(one, other) if not name.startswith("rank-")] == []
 
@@ -315,13 +316,13 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_loading_and_saving_gives_the_same_checkpoint(interrupted: Path, tmp_path: Path) -> None:
-    assert forks.run(lambda: resumed_state(interrupted, tmp_path, lambda session: None)) == 0
+    assert exit_code(lambda: resumed_state(interrupted, tmp_path, lambda session: None)) == 0
     assert digest.differences(jobs.state(interrupted, 9), digest.items(tmp_path / "checkpoint-9")) == []
 
 
 @pytest.mark.parametrize("item", LOSSES)
 def test_what_is_left_out_is_named(interrupted: Path, tmp_path: Path, item: str) -> None:
-    assert forks.run(lambda: resumed_state(interrupted, tmp_path, LOSSES[item])) == 0
+    assert exit_code(lambda: resumed_state(interrupted, tmp_path, LOSSES[item])) == 0
     assert digest.differences(jobs.state(interrupted, 9), digest.items(tmp_path / "checkpoint-9")) == [item]
 
 
