@@ -71,7 +71,7 @@ class KillAt(Callback):
 def work(config: Config, directory: Path, *, resume: str | None = None) -> None:
     """One rank's whole run; ends the process with the contract's exit code when it was interrupted."""
     config.checkpoint.resume_from_checkpoint = resume
-    status = session.run(config, directory)
+    status = session.run(config, directory).status
     if status != "completed":
         os._exit({"preempted": PREEMPTED, "stopped": STOPPED}[status])
 

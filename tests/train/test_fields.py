@@ -37,6 +37,7 @@ from trainer.schema.task import Classification, LanguageModeling
 from trainer.schema.train import NanPolicy, Train
 from trainer.state import Control, State
 from trainer.task import make_task
+from trainer.train.session import Ended
 
 CPU = torch.device("cpu")
 
@@ -318,9 +319,9 @@ def test_who_logs(
 ) -> None:
     levels: list[str] = []
 
-    def look(config: Any, directory: Path) -> str:
+    def look(config: Any, directory: Path) -> Ended:
         levels.append(logging.getLevelName(logging.getLogger().level))
-        return "completed"
+        return Ended("completed", nn.Module())
 
     monkeypatch.setattr("trainer.train.session.run", look)
     monkeypatch.setenv("RANK", str(rank))

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..build.build import build
 from ..checkpoint import store
 from ..data.eval_data import EvalData
 from ..errors import CheckpointError
 from ..precision import full_eval
 from ..schema import Config
-from ..schema.data import named_sets
 from ..task.task import Task
-from .evaluate import evaluate, load_compute_metrics
+from .evaluate import ComputeMetrics, evaluate
 from .predict import predict
 
 
 class Inference:
     """A model, a task, and the data sets that are evaluated and predicted."""
 
-    def __init__(self, config: Config, model: nn.Module, task: Task, make_data: Callable[[Any], EvalData]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        task: Task,
+        *,
+        eval_data: Mapping[str, EvalData],
+        predict_data: EvalData | None,
+        compute_metrics: ComputeMetrics | None,
+    ) -> None:
+        """``eval_data`` by the sets' names, ``""`` for a single one."""
         self.node, self.precision, self.model, self.task = config.evaluation, config.precision, model, task
-        sets = named_sets(config.data.eval_dataset)
-        self.eval_data = {f"eval_{name}" if name else "eval": make_data(build(node)) for name, node in sets.items()}
-        self.predict_data = make_data(build(config.data.predict_dataset)) if config.run.do_predict else None
-        self.compute_metrics = load_compute_metrics(config.evaluation)
+        self.eval_data = {f"eval_{name}" if name else "eval": data for name, data in eval_data.items()}
+        self.predict_data, self.compute_metrics = predict_data, compute_metrics
 
     def evaluate(self) -> dict[str, Any]:
         """One evaluation of the current weights, on every set."""

@@ -181,7 +181,7 @@ def train_here(config: Config, directory: Path) -> Outcome:
             with log_file(directory, rank=rank, level=levels[0], level_replica=levels[1]):
                 from ..train.session import run
 
-                return Outcome(status=Status(run(config, directory)))
+                return Outcome(status=Status(run(config, directory).status))
         except KeyboardInterrupt:
             return Outcome(status=Status.stopped)
         except BaseException as error:  # a user's sys.exit() is no success either

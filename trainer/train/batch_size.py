@@ -8,12 +8,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from .. import distributed
 from ..schema import Config
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 FACTOR = 0.9
@@ -45,8 +47,8 @@ def evaluation(config: Config) -> Iterator[None]:
         raise
 
 
-def find(config: Config, directory: Path, attempt: Callable[[int], str]) -> str:
-    """``attempt(batch size)`` until it no longer raises DoesNotFit; its status."""
+def find(config: Config, directory: Path, attempt: Callable[[int], T]) -> T:
+    """``attempt(batch size)`` until it no longer raises DoesNotFit; what it returns."""
     size = config.train.per_device_train_batch_size
     if not config.train.auto_find_batch_size:
         return attempt(size)

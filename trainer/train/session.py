@@ -6,6 +6,8 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,12 @@ from ..data.eval_data import EvalData
 from ..data.train_data import TrainData
 from ..distributed.device import device_name, repeat_exactly, this_device
 from ..errors import describe
+from ..evaluation.evaluate import load_compute_metrics
 from ..evaluation.evaluator import Inference
 from ..events import Events
 from ..hub import Hub
 from ..logging.jsonl import MetricsFile
-from ..logging.reporter import build_reporters
+from ..logging.reporter import Reporter, build_reporters
 from ..memory import measured, save_memory
 from ..optim import averages, make_optimizer
 from ..parallel.engine import Engine
@@ -51,30 +54,37 @@ from .intervals import Intervals
 from .loop import Loop
 from .meter import Meter
 from .neftune import add_noise
+from .objects import Objects
 from .tokens import TokenCounter
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config, directory: Path) -> str:
-    """Train on this rank: `completed`, `preempted` or `stopped`; what goes wrong is raised.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended on this rank."""
+
+    status: str
+    """`completed`, `preempted` or `stopped`."""
+    model: nn.Module
+    """The model that was trained, without what an engine wraps around it."""
+
+
+def run(config: Config, directory: Path, objects: Objects | None = None) -> Ended:
+    """Train on this rank, with the ``objects`` that are given in place of those that the config would build.
 
     Collective: every rank of the process group calls it with the same config and directory. The last checkpoint is
-    written before a `preempted` or `stopped` returns.
+    written before a `preempted` or `stopped` run returns. Whatever goes wrong is raised.
     """
+    given = objects or Objects()
     with Interrupts() as interrupts:
-        try:
-            return batch_size.find(config, directory, lambda size: _attempt(config, directory, interrupts, size))
-        except KeyboardInterrupt:
-            if not interrupts.at_once or interrupts.status is None:
-                raise
-            return interrupts.status
+        return batch_size.find(config, directory, lambda size: _attempt(config, directory, given, interrupts, size))
 
 
-def _attempt(config: Config, directory: Path, interrupts: Interrupts, size: int) -> str:
+def _attempt(config: Config, directory: Path, objects: Objects, interrupts: Interrupts, size: int) -> Ended:
     memory: dict[str, Any] = {}
     with measured("init", this_device(use_cpu=config.run.use_cpu), memory, skip=config.logging.skip_memory_metrics):
-        session = Session(config, directory, interrupts, size)
+        session = Session(config, directory, interrupts, objects=objects, batch_size=size)
     session.memory = memory
     status = "failed"
     try:
@@ -85,22 +95,36 @@ def _attempt(config: Config, directory: Path, interrupts: Interrupts, size: int)
             session.forget()
             raise batch_size.DoesNotFit(describe(error)) from None
         session.events.on_exception(session.state, session.control, error)
-        status = (isinstance(error, KeyboardInterrupt) and interrupts.status) or status
-        raise
+        if not isinstance(error, KeyboardInterrupt) or interrupts.status is None:
+            raise
+        status = interrupts.status
+        if not interrupts.at_once:
+            raise
     finally:
+        interrupts.at_once = False  # what is done is done: a signal while closing interrupts nothing
         session.close(status)
-    return status
+    return Ended(status, session.built)
 
 
 class Session:
     """One run on one rank: its parts, and what the loop calls back for."""
 
-    def __init__(self, config: Config, directory: Path, interrupts: Interrupts, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        directory: Path,
+        interrupts: Interrupts,
+        *,
+        objects: Objects | None = None,
+        batch_size: int | None = None,
+    ) -> None:
         self.config, self.directory = config, directory
+        self.objects = given = objects or Objects()
         self.batch_size = batch_size or config.train.per_device_train_batch_size
         self.memory: dict[str, Any] = {}
         self.state, self.control = State(), Control()
-        self.best = Best.of(config.checkpoint, several=bool(named_sets(config.data.eval_dataset).keys() - {""}))
+        sets = _named(config, given)
+        self.best = Best.of(config.checkpoint, several=bool(sets.keys() - {""}))
         self.metrics = MetricsFile(directory / "metrics.jsonl") if distributed.is_main() else None
         self.events = Events({}, {})
         self.latest: dict[str, Any] = {}
@@ -114,14 +138,19 @@ class Session:
         if config.run.full_determinism:
             repeat_exactly()
         seed_everything(seed)
-        collate = load(config.data.collate_fn) if config.data.collate_fn else None
-        train_dataset = build(config.data.train_dataset) if config.run.do_train else None
-        task = make_task(config.task, label_names=config.data.label_names, label_smoothing=train.label_smoothing_factor)
+        collate = given.collate_fn or (load(config.data.collate_fn) if config.data.collate_fn else None)
+        train_dataset = given.train_dataset
+        if train_dataset is None and config.run.do_train:
+            train_dataset = build(config.data.train_dataset)
+        task = given.task or make_task(
+            config.task, label_names=config.data.label_names, label_smoothing=train.label_smoothing_factor
+        )
 
         self.engine: Engine = build(config.parallel, precision=config.precision, device=device)
         seed_everything(seed)  # the weights depend on the seed alone, not on what the datasets drew
         with self.engine.model_context():
-            model: nn.Module = build(config.model)
+            model: nn.Module = build(config.model) if given.model is None else given.model
+        self.built = model
         if distributed.is_main():
             logger.info("%s: %s parameters, %s", type(model).__name__, f"{count(model):,}", device_name(device))
         if collate is None:
@@ -157,7 +186,18 @@ class Session:
             device=self.engine.device,
             primary=distributed.rank() % together == 0,
         )
-        self.inference = Inference(config, model, task, make_data)
+        eval_data = {name: make_data(one()) for name, one in sets.items()}
+        predict_dataset = given.predict_dataset
+        if predict_dataset is None and config.run.do_predict:
+            predict_dataset = build(config.data.predict_dataset)
+        self.inference = Inference(
+            config,
+            model,
+            task,
+            eval_data=eval_data,
+            predict_data=None if predict_dataset is None else make_data(predict_dataset),
+            compute_metrics=given.compute_metrics or load_compute_metrics(config.evaluation),
+        )
         state = self.state
         if config.run.do_train:
             state.max_steps = self.data.max_steps(train.max_steps, train.num_train_epochs)
@@ -204,10 +244,11 @@ class Session:
         config, state = self.config, self.state
         hub = Hub(config, self.directory, self.engine, self.loop.model) if config.hub.push_to_hub else None
         self.events = self.loop.events = Events(
-            {name: self.callback(node) for name, node in config.callbacks.items()}
+            {n: self.callback(node) for n, node in config.callbacks.items() if n not in self.objects.callbacks}
+            | dict(self.objects.callbacks)
             | self.own_callbacks
             | ({"hub": hub} if hub else {}),
-            build_reporters(config.logging.reporters) if distributed.is_main() else {},
+            self.reporters() if distributed.is_main() else {},
             timeout=config.logging.reporter_timeout,
         )
         store.clean(self.keeping.root)
@@ -257,6 +298,12 @@ class Session:
         )
         built: Callback = build(node, **runtime)
         return built
+
+    def reporters(self) -> dict[str, Reporter]:
+        """The config's, and those that were passed."""
+        passed = self.objects.reporters
+        nodes = {name: node for name, node in self.config.logging.reporters.items() if name not in passed}
+        return build_reporters(nodes) | dict(passed)
 
     # What the loop calls ---------------------------------------------------------------------------------------
 
@@ -338,6 +385,19 @@ class Session:
         if self.metrics:
             self.metrics.close()
         self.engine.close()
+
+
+def _named(config: Config, objects: Objects) -> dict[str, Callable[[], Any]]:
+    """What gives the evaluation sets, by name; ``""`` for a single one."""
+    passed = objects.eval_dataset
+    if passed is not None:
+        sets = passed if isinstance(passed, dict) else {"": passed}
+        return {name: partial(_same, data) for name, data in sets.items()}
+    return {name: partial(build, node) for name, node in named_sets(config.data.eval_dataset).items()}
+
+
+def _same(data: Any) -> Any:
+    return data
 
 
 def count(model: nn.Module) -> int:
