@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests import forks, jobs
+from tests import jobs, ranks
 from tests.blocks import Augmented, Blocks
 from tests.jobs import STEPS, make_config
 from tests.train.test_resume import assert_same
@@ -76,7 +76,7 @@ def test_the_run_is_the_one_whose_config_names_them(tmp_path: Path) -> None:
         assert [r["step"] for r in heard.records if "loss" in r] == list(range(2, STEPS + 1, 2))
 
     jobs.begin(config, tmp_path / "passed")
-    assert forks.run(passed) == 0
+    assert ranks.exit_code(passed) == 0
     assert_same(tmp_path / "passed", tmp_path / "named")
 
 
@@ -105,4 +105,4 @@ def test_what_evaluates_can_be_passed_too(tmp_path: Path) -> None:
         assert collated
 
     jobs.begin(config, tmp_path)
-    assert forks.run(passed) == 0
+    assert ranks.exit_code(passed) == 0
