@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from trainer.cli import main
 from trainer.config.composer import Composition, compose
 from trainer.interchange import accelerate, deepspeed
 from trainer.run.directory import config_hash
-from trainer.schema.deepspeed import autos, effective, passed_on
-from trainer.schema.parallel import DeepSpeed
+from trainer.schema.deepspeed import autos, effective, passed_on, read_zero, write_zero
+from trainer.schema.parallel import DeepSpeed, OffloadDevice
 
 Compose = Callable[..., Composition]
 AUTO = "auto"
@@ -153,7 +154,7 @@ def test_every_conflict_of_a_file_is_a_line_with_both_values(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"{", "is no JSON: line 1"),
+        (b"{", "is not valid JSON: line 1"),
         (b"[1]", "is not a JSON object"),
         (b"\xff\x80", "is not UTF-8 text"),
         (b'{"a":' * 60 + b"1" + b"}" * 60, "is nested deeper than 50 levels"),
@@ -185,7 +186,7 @@ def test_a_files_content_is_part_of_the_config(tmp_path: Path) -> None:
     after = compose(overrides)
     hashes = [config_hash(composition.config) for composition in (before, mapping, after)]
     assert hashes[0] == hashes[1] != hashes[2]
-    assert "parallel.config=3 (command line): is no DeepSpeed JSON" in lines(
+    assert "parallel.config=3 (command line): is not a DeepSpeed JSON" in lines(
         compose([overrides[0], "parallel.config=3"])
     )
 
@@ -206,6 +207,34 @@ def test_the_plan_is_of_the_files_stage() -> None:
     content = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "reduce_bucket_size": AUTO}
     node = effective(DeepSpeed(config={"zero_optimization": content}))
     assert (node.zero_stage, node.offload_optimizer, node.reduce_bucket_size) == (3, "cpu", 500_000_000)
+
+
+def test_what_a_section_says_is_sorted_into_our_fields_and_the_rest() -> None:
+    nvme = {"device": "nvme", "nvme_path": "/fast", "buffer_count": 4}
+    content = {"stage": 3, "prefetch_bucket_size": 1000, "offload_optimizer": nvme, "offload_param": {"device": "cpu"}}
+    section = read_zero({"zero_optimization": content})
+    fields = {"zero_stage": 3, "offload_optimizer": "nvme", "offload_param": "cpu", "nvme_path": "/fast"}
+    assert section.fields == fields
+    assert section.rest == {"stage3_prefetch_bucket_size": 1000, "offload_optimizer.buffer_count": 4}
+    other = {"device": "nvme", "nvme_path": "/slow"}
+    section = read_zero({"zero_optimization": {**content, "offload_param": other}})
+    assert "nvme_path" not in section.fields
+    assert section.rest["offload_param.nvme_path"] == "/slow"
+
+
+def test_fields_written_as_a_section_are_read_back() -> None:
+    node = DeepSpeed(zero_stage=3, overlap_comm=True, offload_optimizer=OffloadDevice.nvme, nvme_path="/fast")
+    assert effective(DeepSpeed(config={"zero_optimization": write_zero(node)})) == replace(
+        node, config={"zero_optimization": write_zero(node)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("older", "field"), [("cpu_offload", "offload_optimizer"), ("cpu_offload_param", "offload_param")]
+)
+def test_older_switches_of_offloading_are_understood(older: str, field: str) -> None:
+    node = effective(DeepSpeed(config={"zero_optimization": {"stage": 3, older: True}}))
+    assert getattr(node, field) is OffloadDevice.cpu
 
 
 ROUND: list[list[str]] = [

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from trainer.checkpoint import store
-from trainer.config.composer import Composition, conf_directory
+from trainer.config.composer import Composition
+from trainer.config.sources import conf_directory
 from trainer.optim import make_optimizer
 from trainer.optim.averages import average_weights, train_weights
 from trainer.parallel.single import SingleEngine

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config.composer import Composition, conf_directory
+from trainer.config.composer import Composition
+from trainer.config.sources import conf_directory
 from trainer.schema.tree import slots
 
 CONF = conf_directory()

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hydra._internal.hydra import Hydra
-
 TEXT = """\
 python train.py [FLAGS] [OVERRIDES]
 
@@ -37,7 +32,6 @@ Exit codes: 0 done, 1 failed, 2 wrong configuration, 75 preempted, 130 interrupt
 checkpoint.resume_from_checkpoint=auto goes on). Other verbs: python -m trainer --help."""
 
 
-def help_text(hydra: Hydra) -> str:
-    """What the command takes, with the options that the search path offers."""
-    groups = hydra.format_config_groups(lambda group: not group.startswith(("hydra", "schema")))
+def help_text(groups: str) -> str:
+    """What the command takes; ``groups`` are the options that the search path offers, a group a line."""
     return TEXT.format(groups="".join(f"  {line}\n" for line in groups.splitlines()))

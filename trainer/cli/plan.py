@@ -75,7 +75,7 @@ def _config(overrides: Sequence[str]) -> Config:
 
 
 def _options() -> list[str]:
-    from ..config.composer import conf_directory
+    from ..config.sources import conf_directory
 
     return sorted(path.stem for path in (conf_directory() / "parallel").glob("*.yaml"))
 

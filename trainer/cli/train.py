@@ -68,9 +68,9 @@ def guarded(action: Callable[[], int]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    from hydra._internal.utils import get_args_parser
+    from ..config.hydra import flags_parser
 
-    parser = get_args_parser()
+    parser = flags_parser()
     args = parser.parse_intermixed_args(argv)
     actions = (bool(args.cfg), args.info is not None, args.shell_completion, args.run, args.multirun)
     if sum(actions) > 1:
@@ -110,33 +110,30 @@ def _started_as_rank() -> bool:
 
 def _look(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Hydra's own ways to look at a config."""
-    from hydra._internal.hydra import Hydra
-    from hydra.core.global_hydra import GlobalHydra
+    from ..config.hydra import viewer
 
-    loader = loader_of(args)
-    hydra = Hydra(task_name="train", config_loader=loader)
-    GlobalHydra.instance().initialize(hydra)
     name, overrides = config_name(args), args.overrides
     gc.disable()  # nothing here lives long; collecting took 7 % of `--cfg job`
     try:
-        if args.help:
-            from .help import help_text
+        with viewer(loader_of(args)) as hydra:
+            if args.help:
+                from .help import help_text
 
-            print(help_text(hydra))
-        elif args.hydra_help:
-            hydra.hydra_help(name, args_parser=parser, args=args)
-        elif args.cfg:
-            hydra.show_cfg(name, overrides, args.cfg, args.package, args.resolve)
-        elif args.info is not None:
-            hydra.show_info(args.info, name, overrides)
-        else:
-            try:
-                hydra.shell_completion(name, overrides)
-            except ValueError as error:
-                parser.error(" ".join(str(error).split()))
+                groups = hydra.format_config_groups(lambda group: not group.startswith(("hydra", "schema")))
+                print(help_text(groups))
+            elif args.hydra_help:
+                hydra.hydra_help(name, args_parser=parser, args=args)
+            elif args.cfg:
+                hydra.show_cfg(name, overrides, args.cfg, args.package, args.resolve)
+            elif args.info is not None:
+                hydra.show_info(args.info, name, overrides)
+            else:
+                try:
+                    hydra.shell_completion(name, overrides)
+                except ValueError as error:
+                    parser.error(" ".join(str(error).split()))
     finally:
         gc.enable()
-        GlobalHydra.instance().clear()
     return 0
 
 

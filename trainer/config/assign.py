@@ -12,12 +12,13 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override, open_dict
-from omegaconf._utils import split_key
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import COMMAND_LINE, Problem, closest, show
 from ..schema.tree import allowed, hints, leaves, options_with, slot_of
+from . import nodes
 from .files import YamlFile
+from .hydra import split_key
 from .origins import Origins
 
 Refuse = Callable[[str, Problem], None]
@@ -49,8 +50,8 @@ class Assigner:
         dropped = set()
         try:
             if content:
-                node = _select(self.cfg, package) if package else self.cfg
-                if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+                node = nodes.select(self.cfg, package) if package else self.cfg
+                if nodes.has_value(node):
                     node.merge_with(content)
                 else:
                     OmegaConf.update(self.cfg, package, content, merge=True, force_add=True)
@@ -118,9 +119,9 @@ class Assigner:
 
     def _replace(self, slot: str, target: str) -> None:
         """Apply the slot rule of the module's docstring; nothing happens when the target stays the same."""
-        old = _select(self.cfg, slot)
+        old = nodes.select(self.cfg, slot)
         keep: dict[str, Any] = {}
-        if isinstance(old, DictConfig) and not old._is_none() and not old._is_missing():
+        if nodes.has_value(old):
             if old.get("_target_") == target:
                 return
             keep = {k: old[k] for k in OPTIMIZER_KEYS if slot == "optim" and k in old}
@@ -136,7 +137,7 @@ class Assigner:
 
     def _open_for_names(self, key: str, value: Any) -> None:
         """Named evaluation sets take the place of an option's single one."""
-        node, rest = _select(self.cfg, EVAL_DATASET), key.removeprefix(EVAL_DATASET).split(".")
+        node, rest = nodes.select(self.cfg, EVAL_DATASET), key.removeprefix(EVAL_DATASET).split(".")
         if not key.startswith(EVAL_DATASET) or not isinstance(node, DictConfig) or OmegaConf.get_type(node) is dict:
             return
         cls = OmegaConf.get_type(node)
@@ -153,7 +154,7 @@ class Assigner:
         node: Any = self.cfg
         parts = split_key(key)
         for i, part in enumerate(parts):
-            if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+            if not nodes.has_value(node):
                 prefix = ".".join(parts[:i])
                 if node is None or isinstance(node, DictConfig | ListConfig) or slot_of(prefix) == prefix:
                     return None  # an empty slot, or a list's index
@@ -163,7 +164,7 @@ class Assigner:
             cls = OmegaConf.get_type(node)
             if cls is not dict and cls is not None and part not in hints(cls):
                 return self._unknown_key(key, ".".join(parts[: i + 1]), value, origin)
-            node = node._get_node(part)
+            node = nodes.child(node, part)
         return None
 
     def _unknown_key(self, key: str, missing: str, value: Any, origin: str) -> Problem:
@@ -176,7 +177,7 @@ class Assigner:
         if answer is not None:
             return Problem(key=key, value=value, origin=origin, what=answer.what or what, suggestion=answer.suggestion)
         known = [k for k, _ in _leaves(self.cfg, "") if not k.startswith("hydra.")]
-        node = _select(self.cfg, parent) if parent else self.cfg
+        node = nodes.select(self.cfg, parent) if parent else self.cfg
         siblings = [str(k) for k in node if k not in ("hydra", "_target_")]
         if elsewhere:
             what = f"is read by {elsewhere}, which is not the chosen option"
@@ -188,7 +189,7 @@ class Assigner:
         guess = guess or closest(key, known)
         if guess is None and (similar := closest(key.split(".")[-1], {k.split(".")[-1] for k in known})):
             guess = next(k for k in known if k.split(".")[-1] == similar)
-        section = guess is not None and isinstance(_select(self.cfg, guess), DictConfig)
+        section = guess is not None and isinstance(nodes.select(self.cfg, guess), DictConfig)
         suggestion = guess if guess is None or (section and isinstance(value, dict)) else f"{guess}={show(value)}"
         return Problem(
             key=key,
@@ -200,7 +201,7 @@ class Assigner:
         )
 
     def _is_typed(self, key: str) -> bool:
-        parent = _select(self.cfg, key.rpartition(".")[0]) if "." in key else self.cfg
+        parent = nodes.select(self.cfg, key.rpartition(".")[0]) if "." in key else self.cfg
         return isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is not dict
 
     def _update(self, key: str, value: Any, origin: str) -> Problem | None:
@@ -216,7 +217,7 @@ class Assigner:
                 key=line, origin=COMMAND_LINE, what="a key of the schema cannot be removed", fix=f"{key}=VALUE"
             )
         parent, _, name = key.rpartition(".")
-        node = _select(self.cfg, parent)
+        node = nodes.select(self.cfg, parent)
         if not isinstance(node, DictConfig) or name not in node:
             return Problem(key=line, origin=COMMAND_LINE, what="there is nothing to remove")
         with open_dict(node):
@@ -225,7 +226,7 @@ class Assigner:
 
     def _wrong_type(self, key: str, value: Any, origin: str, error: Exception) -> Problem:
         parent, _, name = key.rpartition(".")
-        node = _select(self.cfg, parent) if parent else self.cfg
+        node = nodes.select(self.cfg, parent) if parent else self.cfg
         cls = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
         hint = hints(cls).get(name) if cls is not None and cls is not dict else None
         if hint is None:
@@ -244,39 +245,25 @@ class Assigner:
         return Problem(key=key, value=value, origin=origin, what=what, allowed=words, fix=fix)
 
 
-def _select(cfg: DictConfig, key: str) -> Any:
-    """The node at ``key``, unresolved; None where there is none."""
-    node: Any = cfg
-    for part in key.split("."):
-        if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
-            return None
-        node = node._get_node(part)
-    return node
-
-
 def _leaves(node: DictConfig, prefix: str) -> Iterator[tuple[str, Any]]:
     """Full keys and raw values below ``node``."""
-    if node._is_none() or node._is_missing() or node._is_interpolation():
+    if not nodes.has_keys(node):
         return
     for name in node:
-        child: Any = node._get_node(name)
+        child = nodes.child(node, name)
         key = f"{prefix}.{name!s}" if prefix else str(name)
-        if (
-            isinstance(child, DictConfig)
-            and not (child._is_none() or child._is_missing() or child._is_interpolation())
-            and len(child)
-        ):
+        if nodes.has_keys(child) and len(child):
             yield from _leaves(child, key)
-        elif isinstance(child, DictConfig | ListConfig) and not (child._is_none() or child._is_interpolation()):
-            yield key, OmegaConf.to_container(child, resolve=False) if not child._is_missing() else "???"
+        elif isinstance(child, DictConfig | ListConfig) and not (nodes.is_none(child) or nodes.is_reference(child)):
+            yield key, OmegaConf.to_container(child, resolve=False) if not nodes.is_missing(child) else "???"
         else:
-            yield key, child._value()
+            yield key, nodes.raw(child)
 
 
 def _plain(node: DictConfig) -> Iterator[DictConfig]:
     """Mappings without a schema, at any depth, other than Hydra's."""
-    for name in node if not (node._is_none() or node._is_missing() or node._is_interpolation()) else ():
-        child = node._get_node(name)
+    for name in node if nodes.has_keys(node) else ():
+        child = nodes.child(node, name)
         if isinstance(child, DictConfig) and name != "hydra":
             if OmegaConf.get_type(child) is dict:
                 yield child

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import Problem
 from ..schema.tree import MULTI_SLOTS, sections, slots
+from . import nodes
 from .sources import Repository
 
 
@@ -24,30 +25,30 @@ def unresolved(cfg: DictConfig | ListConfig, repo: Repository, prefix: str = "")
     """Missing values and broken interpolations, anywhere in the tree."""
     keys: list[Any] = list(cfg.keys()) if isinstance(cfg, DictConfig) else list(range(len(cfg)))
     for name in keys:
-        child = cfg._get_node(name)
+        child = nodes.child(cfg, name)
         key = f"{prefix}.{name}" if prefix else str(name)
         if key == "hydra" or child is None or isinstance(child, list):
             continue
-        if child._is_missing():
+        if nodes.is_missing(child):
             options = repo.get_group_options(key) if key in slots() and "." not in key else []
             fix = f"{key}={options[0]}" if options else f"{key}=VALUE"
             yield Problem(key=key, what="has no value and needs one", allowed=", ".join(options) or None, fix=fix)
-        elif child._is_interpolation():
+        elif nodes.is_reference(child):
             try:
                 cfg[name]
             except (OmegaConfBaseException, HydraException, RecursionError) as error:
                 reason = "refers to itself" if isinstance(error, RecursionError) else flat(error)
-                yield Problem(key=key, value=child._value(), what=f"cannot be resolved: {reason}")
-        elif isinstance(child, DictConfig | ListConfig) and not child._is_none():
+                yield Problem(key=key, value=nodes.raw(child), what=f"cannot be resolved: {reason}")
+        elif isinstance(child, DictConfig | ListConfig) and not nodes.is_none(child):
             yield from unresolved(child, repo, key)
 
 
 def replaced_sections(cfg: DictConfig) -> Iterator[Problem]:
     """Sections that were given a reference instead of their fields; they are put back to their defaults."""
     for name, cls in sections().items():
-        node = cfg._get_node(name)
-        if not isinstance(node, DictConfig) or node._is_interpolation() or node._is_missing() or node._is_none():
-            value = node._value() if isinstance(node, DictConfig) else node
+        node = nodes.child(cfg, name)
+        if not nodes.has_keys(node):
+            value = nodes.raw(node) if isinstance(node, DictConfig) else node
             OmegaConf.update(cfg, name, OmegaConf.structured(cls), merge=False)
             yield Problem(key=name, value=value, what="is a section: its fields can be set, not the whole")
 
@@ -60,7 +61,7 @@ def without_target(cfg: DictConfig, repo: Repository) -> Iterator[Problem]:
         if isinstance(node, DictConfig | ListConfig):
             if key == "data.eval_dataset" and isinstance(node, DictConfig) and node and "_target_" not in node:
                 for name in node:  # several, by name
-                    one = node._get_node(name)
+                    one = nodes.child(node, name)
                     if not isinstance(one, DictConfig) or "_target_" not in one:
                         yield _no_target(cfg, f"{key}.{name!s}", repo)
             elif "_target_" not in node:

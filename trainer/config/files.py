@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf._utils import get_yaml_loader
 
 from ..errors import Problem
+from .hydra import yaml_loader
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 50_000
@@ -52,9 +51,6 @@ class BadYaml(Exception):
         super().__init__(str(self.problem))
 
 
-_loader = cache(get_yaml_loader)
-
-
 def read(path: Path) -> YamlFile:
     """Parse one file.
 
@@ -74,7 +70,7 @@ def read(path: Path) -> YamlFile:
     file = YamlFile(path, header=text[:512])
     loader = None
     try:
-        loader = _loader()(text)
+        loader = yaml_loader()(text)
         node = loader.get_single_node()
         if node is None:
             return file

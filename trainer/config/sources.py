@@ -1,7 +1,4 @@
-"""Hydra's view of config files, through yaml_files' careful reader.
-
-With compose.py the only place that touches Hydra's internals.
-"""
+"""Hydra's sources of configs, read through files.py's bounded reader, and a repository that reports what is broken."""
 
 from __future__ import annotations
 
@@ -11,17 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal import defaults_list
-from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
-
-# importing the first two stores hydra/launcher=basic and hydra/sweeper=basic: no scan for plugins is needed
-from hydra._internal.core_plugins import basic_launcher  # noqa: F401
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeperConf
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
-from hydra._internal.core_plugins.structured_config_source import StructuredConfigSource
-from hydra._internal.defaults_list import _create_interpolation_map
-from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
@@ -29,8 +16,39 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import Problem, closest
 from ..schema import OPTIONS
-from . import files
+from . import files, hydra
 from .files import BadYaml, YamlFile
+from .hydra import (
+    BasicSweeperConf,
+    CachingConfigRepository,
+    ConfigRepository,
+    FileConfigSource,
+    ImportlibResourcesConfigSource,
+    StructuredConfigSource,
+)
+
+FROM_FLAG = "command-line"
+"""The provider of --config-dir's source; Hydra uses this name too."""
+PACKAGED = Path(__file__).parents[1] / "conf"
+"""conf/ inside a wheel; a checkout has it beside the package."""
+
+
+def conf_directory() -> Path:
+    """The options that come with the package."""
+    return PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def search_path(config_dir: str | None = None) -> ConfigSearchPath:
+    """Hydra's own configs, the working directory's `conf`, the package's, --config-dir's, then the schema."""
+    entries = [("hydra", "pkg://hydra.conf")]
+    own = Path("conf").resolve()
+    if own.is_dir() and own != conf_directory().resolve():
+        entries.append(("working directory", f"file://{own}"))
+    entries.append(("main", f"file://{conf_directory()}"))
+    if config_dir is not None:
+        entries.append((FROM_FLAG, f"file://{os.path.abspath(config_dir)}"))
+    entries.append(("schema", "structured://"))
+    return hydra.search_path(entries)
 
 
 @dataclass
@@ -59,14 +77,14 @@ def _result(source: ConfigSource, path: Path) -> FileResult:
         config=config,
         path=f"{source.scheme()}://{source.path}",
         provider=source.provider,
-        header=ConfigSource._get_header_dict(file.header),
+        header=hydra.header(file.header),
         file=file,
     )
 
 
 class _File(FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
-        path = Path(os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path))))
+        path = Path(os.path.realpath(os.path.join(self.path, hydra.file_name(config_path))))
         if not path.exists():
             raise ConfigLoadError(f"Config not found : {path}")
         return _result(self, path)
@@ -97,19 +115,12 @@ def _option(path: str) -> type | None:
     return OPTIONS.get(group, {}).get(name) if root == "schema" else None
 
 
-def _interpolation_map(overrides: Any, defaults: Any, self_added: bool, build: Any = _create_interpolation_map) -> Any:
-    """Hydra's, built only for a defaults list that has `${...}` in it: it took a quarter of every composition."""
-    return build(overrides, defaults, self_added) if any(d.is_interpolation() for d in defaults) else None
-
-
 def register() -> None:
     """Make the careful sources Hydra's."""
     for source in (_File, _Package, _Schema):
-        # the plugin scan registers Hydra's own class for the scheme later and accepts one of the same name
-        source.__name__ = source.__bases__[0].__name__
-        SourcesRegistry.instance().types[source.scheme()] = source
+        hydra.register_source(source)
     ConfigStore.instance().store(group="hydra/sweeper", name="basic", node=SweeperConf, provider="hydra")
-    defaults_list._create_interpolation_map = _interpolation_map  # type: ignore[assignment]
+    hydra.skip_unused_interpolation_map()
 
 
 class Repository(CachingConfigRepository):

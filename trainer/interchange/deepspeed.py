@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..config.inline import read_json
 from ..errors import ConfigError, Problem
 from ..schema import Config, optim
-from ..schema.deepspeed import AUTO, ELSEWHERE, OPTIMIZERS, SCHEDULERS, passed_on, read, zero_value
-from ..schema.parallel import DeepSpeed, OffloadDevice
+from ..schema.deepspeed import AUTO, ELSEWHERE, OPTIMIZERS, SCHEDULERS, passed_on, read_zero, without_autos, write_zero
+from ..schema.parallel import DeepSpeed
 from .huggingface.incoming import Experiment
 
 USUAL: dict[str, Any] = {
@@ -17,6 +18,7 @@ USUAL: dict[str, Any] = {
     "stage3_prefetch_bucket_size": 5e7, "round_robin_gradients": False, "ignore_unused_parameters": True,
 }  # fmt: skip
 """DeepSpeed's own defaults, which need no mention."""
+ZERO = "zero_optimization"
 IRRELEVANT = (
     "steps_per_print", "wall_clock_breakdown", "stage3_gather_16bit_weights_on_model_save", "dump_state",
     "stage3_gather_fp16_weights_on_model_save", "zero_force_ds_cpu_optimizer", "cpu_offload_params", "pin_memory",
@@ -28,9 +30,9 @@ OPTION = {optim.AdamW: "adamw", optim.Adam: "adam", optim.SGD: "sgd", optim.Adag
 def incoming(path: Path) -> Experiment:
     """What the file says, in our words. Raises ConfigError where it cannot be read."""
     try:
-        given = read(path)
+        given = read_json(path)
     except ValueError as error:
-        raise ConfigError([Problem(key=str(path), what=f"is no DeepSpeed JSON: {error}")]) from None
+        raise ConfigError([Problem(key=str(path), what=f"is not a DeepSpeed JSON: {error}")]) from None
     result = Experiment()
     for key, ours in (
         ("train_micro_batch_size_per_gpu", "train.per_device_train_batch_size"),
@@ -108,28 +110,26 @@ def _scheduler(section: Any, result: Experiment) -> None:
 
 def _zero(given: dict[str, Any], path: Path, result: Experiment) -> None:
     """One of our options where it says the same, else the file itself."""
-    rest = passed_on(given, None)
-    others = {key: value for key, value in rest.items() if key not in (*IRRELEVANT, "zero_optimization")}
-    settings: dict[str, Any] = {}
-    for key, value in rest["zero_optimization"].items():
-        if value == AUTO or key in ("stage", *IRRELEVANT) or USUAL.get(key, ...) == value:
-            continue
-        if key == "overlap_comm" or (key == "reduce_bucket_size" and value >= 1):
-            settings[f"parallel.{key}"] = int(value) if key == "reduce_bucket_size" else value
-        elif key in ("offload_optimizer", "offload_param") and set(value) <= {"device", "pin_memory", "nvme_path"}:
-            if (device := value.get("device", "none")) != "none":
-                settings[f"parallel.{key}"] = device
-                settings |= (
-                    {"parallel.nvme_path": value["nvme_path"]} if device == "nvme" and "nvme_path" in value else {}
-                )
-        else:
-            others[f"zero_optimization.{key}"] = value
+    zero = read_zero(without_autos(given))
+    others = {key: value for key, value in passed_on(given, None).items() if key not in (*IRRELEVANT, ZERO)}
+    others |= {f"{ZERO}.{key}": value for key, value in zero.rest.items() if not _is_usual(key, value)}
+    settings = {
+        f"parallel.{key}": value for key, value in zero.fields.items() if key != "zero_stage" and value != "none"
+    }
+    if isinstance(size := settings.get(bucket := "parallel.reduce_bucket_size"), int | float):
+        settings[bucket] = int(size)
+        others |= {bucket: size} if size < 1 else {}
     if others:
         result.choices["parallel"] = "deepspeed"
         result.settings["parallel.config"] = str(path.resolve())
         return
-    result.choices["parallel"] = f"zero{zero_value(given, 'zero_stage')}"
+    result.choices["parallel"] = f"zero{zero.fields['zero_stage']}"
     result.settings |= settings
+
+
+def _is_usual(key: str, value: Any) -> bool:
+    """Whether a key of zero_optimization need not be carried over."""
+    return key.split(".")[-1] in IRRELEVANT or USUAL.get(key, ...) == value
 
 
 def outgoing(config: Config) -> tuple[dict[str, Any], list[str]]:
@@ -141,16 +141,7 @@ def outgoing(config: Config) -> tuple[dict[str, Any], list[str]]:
     given = node.config or {}
     out: dict[str, Any] = passed_on(given, None)
     if node.config is None:
-        zero = out["zero_optimization"]
-        zero |= {
-            "stage": node.zero_stage,
-            "reduce_bucket_size": node.reduce_bucket_size,
-            "overlap_comm": node.overlap_comm,
-        }
-        for name in ("offload_optimizer", "offload_param"):
-            if (device := getattr(node, name)) is not OffloadDevice.none:
-                path = {"nvme_path": node.nvme_path} if device is OffloadDevice.nvme else {}
-                zero[name] = {"device": str(device), "pin_memory": True, **path}
+        out[ZERO] = write_zero(node, pin_memory=True)
     out["train_micro_batch_size_per_gpu"] = train.per_device_train_batch_size
     out["gradient_accumulation_steps"] = train.gradient_accumulation_steps
     out["gradient_clipping"] = train.max_grad_norm

@@ -24,7 +24,7 @@ from .. import distributed
 from ..checkpoint.shard import Shard
 from ..precision import autocast_forward, make_scaler, set_tf32
 from ..schema import deepspeed as deepspeed_json
-from ..schema.parallel import DeepSpeed, OffloadDevice
+from ..schema.parallel import DeepSpeed
 from ..schema.precision import Precision
 from . import nvme
 from .engine import Engine, EngineState, MakeOptimizer, StepOutput
@@ -75,9 +75,7 @@ class DeepSpeedEngine(Engine):
         self.device = device
         self._node = node
         self._given: dict[str, Any] | None = node.config
-        self._stage: int = (
-            node.zero_stage if self._given is None else deepspeed_json.zero_value(self._given, "zero_stage")
-        )
+        self._stage: int = deepspeed_json.effective(node).zero_stage
         self._precision = precision
         set_tf32(precision, device)
         self._scaler = make_scaler(precision, device)
@@ -133,23 +131,9 @@ class DeepSpeedEngine(Engine):
         return self._engine, self._optimizer
 
     def _config(self, max_grad_norm: float) -> dict[str, Any]:
-        node = self._node
         if self._given is None:
-            wanted: dict[str, Any] = {
-                "zero_optimization": {
-                    "stage": node.zero_stage,
-                    "reduce_bucket_size": node.reduce_bucket_size,
-                    "overlap_comm": node.overlap_comm,
-                    **{
-                        name: {"device": str(device), "pin_memory": self.device.type == "cuda", "nvme_path": path}
-                        for name, device, path in (
-                            ("offload_optimizer", node.offload_optimizer, node.nvme_path),
-                            ("offload_param", node.offload_param, node.nvme_path),
-                        )
-                        if device is not OffloadDevice.none
-                    },
-                }
-            }
+            zero = deepspeed_json.write_zero(self._node, pin_memory=self.device.type == "cuda")
+            wanted: dict[str, Any] = {"zero_optimization": zero}
         else:
             width = getattr(getattr(self._model, "config", None), "hidden_size", None)
             wanted = deepspeed_json.passed_on(self._given, width)

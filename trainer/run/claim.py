@@ -74,8 +74,8 @@ def _problem(composition: Composition, key: str, path: Path, what: str, fix: str
 
 def _given(composition: Composition, key: str) -> bool:
     """Whether the user chose it, rather than our config.yaml or the schema."""
-    from ..config.composer import conf_directory
     from ..config.files import shown
+    from ..config.sources import conf_directory
 
     origin = composition.origins[key]
     return origin != "default" and not origin.startswith(shown(conf_directory() / "config.yaml"))

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from . import optim, scheduler
@@ -14,8 +13,6 @@ from .config import Config
 from .parallel import DeepSpeed, OffloadDevice
 
 AUTO = "auto"
-MAX_BYTES, MAX_DEPTH = 1 << 20, 50
-"""As of a YAML file: real ones have a few kB and five levels."""
 OURS = (
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
     "optimizer", "scheduler", "fp16", "bf16", "bfloat16", "torch_autocast", "zero_optimization",
@@ -37,6 +34,8 @@ SCHEDULERS: dict[str, tuple[type, str]] = {
 """DeepSpeed's schedules -> the class and the option here."""
 FIELDS = ("zero_stage", "reduce_bucket_size", "overlap_comm", "offload_optimizer", "offload_param")
 """Of parallel=deepspeed, which zero_optimization replaces."""
+OFFLOAD = {"offload_optimizer": "cpu_offload", "offload_param": "cpu_offload_param"}
+"""Sections of zero_optimization -> DeepSpeed's older switch for the same on the CPU."""
 
 _STAGE_3 = (
     "prefetch_bucket_size", "param_persistence_threshold", "max_live_parameters", "max_reuse_distance",
@@ -61,31 +60,6 @@ class Conflict:
         return f"{self.key}={json.dumps(self.value)} but {self.ours}"
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """The file's content. Raises ValueError where it is no JSON object or too large, OSError where it is not there."""
-    with Path(path).expanduser().open("rb") as file:
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise ValueError(f"is longer than {MAX_BYTES} bytes")
-    try:
-        content = json.loads(raw)
-        too_deep = _depth(content) > MAX_DEPTH
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8 text") from None
-    except RecursionError:
-        too_deep = True
-    if too_deep:
-        raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
-    if not isinstance(content, dict):
-        raise ValueError("is not a JSON object")
-    return content
-
-
-def _depth(node: Any) -> int:
-    inside = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return 1 + max(map(_depth, inside), default=0)
-
-
 def conflicts(given: dict[str, Any], config: Config) -> Iterator[Conflict]:
     """Everything in which the file contradicts the config."""
     train, precision, node = config.train, config.precision, config.parallel
@@ -107,35 +81,71 @@ def conflicts(given: dict[str, Any], config: Config) -> Iterator[Conflict]:
         if not off:
             yield Conflict(section, part, "this trainer's loop does not do that")
     if isinstance(node, DeepSpeed):
-        usual = DeepSpeed()
+        usual, said = DeepSpeed(), read_zero(given).fields
         for name in FIELDS:
-            default, value, theirs = getattr(usual, name), getattr(node, name), zero_value(given, name)
+            default, value, theirs = getattr(usual, name), getattr(node, name), said.get(name)
             if value != default and theirs not in (None, AUTO) and theirs != value:
                 key = "stage" if name == "zero_stage" else name
                 yield Conflict(f"zero_optimization.{key}", theirs, f"parallel.{name}={value}")
 
 
-def zero_value(given: dict[str, Any], name: str) -> Any:
-    """What the file's zero_optimization says of one of our fields; None where it says nothing."""
-    zero = _part(given, "zero_optimization")
-    if name == "zero_stage":
-        return zero.get("stage", 0)
-    if name.startswith("offload_"):
-        part = zero.get(name)
-        if part is None and zero.get(f"cpu_{name}"):  # DeepSpeed's older spelling
-            return "cpu"
-        return part.get("device", "none") if isinstance(part, dict) else None
-    return zero.get(name)
+@dataclass(frozen=True, slots=True)
+class ZeroSection:
+    """What a zero_optimization says, sorted."""
+
+    fields: dict[str, Any]
+    """Fields of parallel=deepspeed -> value: always zero_stage, the others where they are given."""
+    rest: dict[str, Any]
+    """Every other key, by DeepSpeed's current name; those of an offload section as `offload_param.buffer_count`."""
+
+
+def read_zero(given: dict[str, Any]) -> ZeroSection:
+    """The zero_optimization of a whole JSON."""
+    zero = _canonical(given)
+    fields: dict[str, Any] = {"zero_stage": zero.pop("stage", 0)}
+    fields |= {name: zero.pop(name) for name in ("reduce_bucket_size", "overlap_comm") if name in zero}
+    paths: dict[str, Any] = {}
+    for name, older in OFFLOAD.items():
+        section = zero.pop(name, None)
+        if isinstance(section, dict):
+            fields[name] = device = section.get("device", "none")
+            zero |= {f"{name}.{key}": value for key, value in section.items() if key not in ("device", "nvme_path")}
+            if device == OffloadDevice.nvme:
+                paths[f"{name}.nvme_path"] = section.get("nvme_path")
+        elif zero.pop(older, False):
+            fields[name] = "cpu"
+    given_paths = {key: path for key, path in paths.items() if path is not None}
+    if len(given_paths) == len(paths) and len(set(given_paths.values())) == 1:
+        fields["nvme_path"] = next(iter(given_paths.values()))
+    else:  # one section's, or different ones
+        zero |= given_paths
+    return ZeroSection(fields, zero)
+
+
+def write_zero(node: DeepSpeed, *, pin_memory: bool = False) -> dict[str, Any]:
+    """The fields as a zero_optimization. ``pin_memory`` holds for what is offloaded."""
+    zero: dict[str, Any] = {
+        "stage": node.zero_stage,
+        "reduce_bucket_size": node.reduce_bucket_size,
+        "overlap_comm": node.overlap_comm,
+    }
+    for name in OFFLOAD:
+        device = getattr(node, name)
+        if device is not OffloadDevice.none:
+            zero[name] = {"device": str(device)} | ({"pin_memory": True} if pin_memory else {})
+            if device is OffloadDevice.nvme:
+                zero[name]["nvme_path"] = node.nvme_path
+    return zero
 
 
 def effective(node: DeepSpeed) -> DeepSpeed:
     """``node`` with what its JSON says in the place of the fields; what is 'auto' there stays."""
     if node.config is None:
         return node
-    said: dict[str, Any] = {name: zero_value(node.config, name) for name in FIELDS}
-    for name in ("offload_optimizer", "offload_param"):
-        said[name] = OffloadDevice(said[name] or "none")
-    return replace(node, **{name: value for name, value in said.items() if value not in (None, AUTO)})
+    said = {name: value for name, value in read_zero(node.config).fields.items() if value not in (None, AUTO)}
+    for name in OFFLOAD:
+        said[name] = OffloadDevice(said.get(name, "none"))
+    return replace(node, **said)
 
 
 def autos(given: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -158,7 +168,7 @@ def passed_on(given: dict[str, Any], hidden_size: int | None) -> dict[str, Any]:
     """What of a file reaches DeepSpeed: its own sections, and zero_optimization with 'auto' filled from the model's
     width as transformers does."""
     rest = {key: value for key, value in given.items() if key not in (*OURS, *ELSEWHERE)}
-    zero = {_FULL.get(key, key): value for key, value in _part(given, "zero_optimization").items()}
+    zero = _canonical(given)
     if hidden_size:
         filled = {
             "reduce_bucket_size": hidden_size**2,
@@ -167,6 +177,11 @@ def passed_on(given: dict[str, Any], hidden_size: int | None) -> dict[str, Any]:
         }
         zero |= {key: value for key, value in filled.items() if zero.get(key) == AUTO}
     return without_autos(rest) | {"zero_optimization": without_autos(zero)}
+
+
+def _canonical(given: dict[str, Any]) -> dict[str, Any]:
+    """A copy of zero_optimization under DeepSpeed's current names."""
+    return {_FULL.get(key, key): value for key, value in _part(given, "zero_optimization").items()}
 
 
 def _part(given: dict[str, Any], section: str) -> dict[str, Any]:

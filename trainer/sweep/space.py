@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 
+from ..config import hydra
 from ..errors import COMMAND_LINE, ConfigError, Problem
 
 N_TRIALS = 20
@@ -26,7 +26,7 @@ def trials(overrides: Sequence[Override], n_trials: int | None) -> list[list[str
         ConfigError: an interval is empty, or n_trials does not fit.
     """
     intervals = {o.get_key_element(): o for o in overrides if o.value_type is ValueType.INTERVAL_SWEEP}
-    combinations = BasicSweeper.split_arguments([o for o in overrides if o not in intervals.values()], None)[0]
+    combinations = hydra.combinations([o for o in overrides if o not in intervals.values()])
     problems = [problem for override in intervals.values() if (problem := _wrong(override))]
     key = "hydra.sweeper.n_trials"
     if intervals and n_trials is not None and 1 <= n_trials < len(combinations):

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...config.composer import conf_directory
 from ...config.files import read
+from ...config.sources import conf_directory
 from ...errors import show
 from ...schema import OPTIONS, callbacks
 from ...schema import huggingface as hf

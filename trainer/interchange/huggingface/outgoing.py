@@ -9,9 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ...config import nodes
 from ...errors import show
 from ...schema import Config, parallel, scheduler
 from ...schema import huggingface as hf
+from ...schema.deepspeed import write_zero
 from ...schema.optim import Optim
 from ...schema.optim_args import parse
 from ...schema.tree import sections
@@ -68,8 +70,8 @@ class Outgoing:
             )
             if f.name in ("_target_", "reporters") or f.default == "???" or f"{key}.{f.name}" == "data.eval_dataset":
                 continue
-            raw = OmegaConf.select(self.cfg, key)._get_node(f.name)
-            if isinstance(ours, str) and "${" in ours and raw is not None and raw._value() == ours:
+            written = nodes.child(OmegaConf.select(self.cfg, key), f.name)
+            if isinstance(ours, str) and "${" in ours and written is not None and nodes.raw(written) == ours:
                 yield f.name, ours, ours
             else:
                 yield f.name, getattr(node, f.name), ours
@@ -186,16 +188,13 @@ class Outgoing:
             if settings:
                 self.values["fsdp_config"] = settings
         elif isinstance(node, parallel.DeepSpeed):
-            self.values["deepspeed"] = node.config or self._deepspeed(settings)
+            self.values["deepspeed"] = node.config or self._deepspeed()
 
-    def _deepspeed(self, zero: dict[str, Any]) -> dict[str, Any]:
+    def _deepspeed(self) -> dict[str, Any]:
         """Fields as a DeepSpeed configuration; what the arguments say too is `auto`."""
-        stage, path = zero.pop("zero_stage", self.config.parallel.zero_stage), zero.pop("nvme_path", None)
-        for name in ("offload_optimizer", "offload_param"):
-            if name in zero:
-                zero[name] = {"device": zero[name], **({"nvme_path": path} if path and zero[name] == "nvme" else {})}
         formats = {n: {"enabled": "auto"} for n in ("bf16", "fp16") if getattr(self.config.precision, n)}
-        return {"zero_optimization": {"stage": stage, **zero}, **dict.fromkeys(sharding.TWINS, "auto"), **formats}
+        zero = write_zero(self.config.parallel)
+        return {"zero_optimization": zero, **dict.fromkeys(sharding.TWINS, "auto"), **formats}
 
     def _reporters(self) -> None:
         known = options("logging")

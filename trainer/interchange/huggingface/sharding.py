@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...schema import OPTIONS
 from ...schema import huggingface as hf
+from ...schema.deepspeed import read_zero
 
 if TYPE_CHECKING:
     from .incoming import Translation
@@ -45,9 +46,9 @@ def deepspeed(to: Translation, config: dict[str, Any], path: str | None) -> None
     """A DeepSpeed configuration: a file as it is, a mapping as fields, or whole where it says more than those; what
     TrainingArguments repeats fills gaps."""
     whole: Any = path or dict(config)
-    zero = dict(config.pop("zero_optimization", None) or {})
-    stage = zero.pop("stage", 0)
-    to.result.choices["parallel"] = f"zero{stage}"
+    zero = read_zero(config)
+    config.pop("zero_optimization", None)
+    to.result.choices["parallel"] = f"zero{zero.fields.pop('zero_stage')}"
     for name in ("bf16", "fp16"):
         if (config.get(name) or {}).get("enabled") is True and not to.left.get(name):
             to.result.choices["precision"] = name
@@ -55,13 +56,12 @@ def deepspeed(to: Translation, config: dict[str, Any], path: str | None) -> None
     for key, name in TWINS.items():
         if (value := config.pop(key, "auto")) != "auto":
             to.left.setdefault(name, value)
-    for key in ("offload_optimizer", "offload_param"):
-        target = dict(zero.pop(key, None) or {})
-        zero[key] = target.pop("device", "none")
-        zero |= {"nvme_path": target.pop("nvme_path")} if "nvme_path" in target else {}
-        zero |= {f"{key}.{name}": value for name, value in target.items()}
     own = {f.name for f in fields(OPTIONS["parallel"]["deepspeed"])} - {"config"}
-    said = {key: value for key, value in {**zero, **config}.items() if value != "auto" and key not in SILENT}
+    said = {
+        key: value
+        for key, value in {**zero.fields, **zero.rest, **config}.items()
+        if value != "auto" and key not in SILENT
+    }
     if path is None and said.keys() <= own:
         to.result.settings |= {f"parallel.{key}": value for key, value in said.items()}
     else:

@@ -114,17 +114,18 @@ def _offloading_in_file(node: DeepSpeed, given: dict[str, Any]) -> Iterator[Prob
     if node.nvme_path is not None:
         what = "is not read with parallel.config, whose zero_optimization.offload_*.nvme_path counts"
         yield Problem(key="parallel.nvme_path", value=node.nvme_path, what=what, fix="parallel.nvme_path=null")
+    zero = deepspeed.read_zero(given)
     for name in ("offload_optimizer", "offload_param"):
-        if deepspeed.zero_value(given, name) != "nvme":
+        if zero.fields.get(name) != "nvme":
             continue
         section = f"zero_optimization.{name}"
-        if deepspeed.zero_value(given, "zero_stage") != 3:
+        if zero.fields["zero_stage"] != 3:
             what = f"{section}.device=nvme needs zero_optimization.stage 3"
             yield Problem(key="parallel.config", value=given, what=what)
-        if given["zero_optimization"][name].get("fast_init"):
+        if zero.rest.get(f"{name}.fast_init"):
             what = f"{section}.fast_init=true starts from wrong weights where a partition is no multiple of 512 bytes"
             yield Problem(key="parallel.config", value=given, what=what)
-        if given["zero_optimization"][name].get("nvme_path") in (None, deepspeed.AUTO):
+        if zero.fields.get("nvme_path", zero.rest.get(f"{name}.nvme_path")) in (None, deepspeed.AUTO):
             what = f"{section}.nvme_path is not given: a directory on a disk of each machine's own"
             yield Problem(key="parallel.config", value=given, what=what)
 
@@ -135,7 +136,7 @@ def deepspeed_file(config: Config) -> Iterator[Problem]:
     if not isinstance(node, DeepSpeed) or node.config is None:
         return
     if not isinstance(node.config, dict):
-        yield Problem(key=key, value=node.config, what="is no DeepSpeed JSON", allowed="a path, a mapping or null")
+        yield Problem(key=key, value=node.config, what="is not a DeepSpeed JSON", allowed="a path, a mapping or null")
         return
     for conflict in deepspeed.conflicts(node.config, config):
         yield Problem(key=key, value=node.config, what=str(conflict))

@@ -1,0 +1,96 @@
+"""Hydra's own node: completed as Hydra's loader does it, and checked for settings that are not supported here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from hydra import __version__, version
+from hydra.conf import ConfigSourceInfo
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from ..errors import Problem
+from .draft import Draft
+from .hydra import PLUGINS, overrides_dirname
+
+
+def complete(parsed: Sequence[Override], draft: Draft) -> None:
+    """Fill in what Hydra knows of this command, so that `${hydra:...}` resolves."""
+    hydra = draft.cfg.hydra
+    for override in parsed:
+        (hydra.overrides.hydra if override.is_hydra_override() else hydra.overrides.task).append(override.input_line)
+    with open_dict(hydra):
+        hydra.runtime.choices.update(draft.choices)
+        for name in hydra.job.env_copy:
+            hydra.job.env_set[name] = os.environ.get(name, "")
+    hydra.runtime.version = __version__
+    hydra.runtime.version_base = version.getbase()
+    hydra.runtime.cwd = os.getcwd()
+    hydra.runtime.config_sources = [
+        ConfigSourceInfo(path=s.path, schema=s.scheme(), provider=s.provider) for s in draft.repo.get_sources()
+    ]
+    if "name" not in hydra.job:
+        hydra.job.name = JobRuntime.instance().get("name")
+    words = [o for o in parsed if not o.is_hydra_override()]
+    hydra.job.override_dirname = overrides_dirname(words, hydra.job.config.override_dirname)
+    hydra.job.config_name = draft.config_name
+    HydraConfig.instance().set_config(draft.cfg)
+
+
+def check(hydra: DictConfig, mode: RunMode) -> list[Problem]:
+    """The settings of the composed `hydra` node that would be ignored or fail."""
+    try:
+        return list(_check(hydra, mode))
+    except OmegaConfBaseException as error:
+        key = str(getattr(error, "full_key", None) or "hydra")
+        return [Problem(key=key, what=f"cannot be resolved: {str(error).splitlines()[0]}")]
+
+
+def _check(hydra: DictConfig, mode: RunMode) -> Iterator[Problem]:
+    for name, plugin in PLUGINS.items():
+        if hydra[name]._target_ != f"{plugin.__module__}.{plugin.__name__}":
+            what = f"only Hydra's basic {name} is supported"
+            yield Problem(
+                key=f"hydra/{name}",
+                value=hydra.runtime.choices.get(f"hydra/{name}"),
+                what=what,
+                fix=f"hydra/{name}=basic",
+            )
+    for name in ("job_logging", "hydra_logging"):
+        choice = hydra.runtime.choices.get(f"hydra/{name}")
+        if choice != "default":
+            what = "logging is set up by the run itself"
+            yield Problem(key=f"hydra/{name}", value=choice, what=what, fix="logging.log_level=debug")
+    if hydra.callbacks:
+        what = "Hydra's callbacks are not called"
+        yield Problem(key="hydra.callbacks", what=what, fix="callbacks.NAME._target_=package.Class")
+    if hydra.output_subdir is not None:
+        what = "Hydra's files are not written: the run's directory holds config.yaml and overrides.yaml"
+        yield Problem(key="hydra.output_subdir", value=hydra.output_subdir, what=what, fix="hydra.output_subdir=null")
+    if hydra.verbose is not False:
+        what = "is not used here"
+        yield Problem(key="hydra.verbose", value=str(hydra.verbose), what=what, fix="logging.log_level=debug")
+    if hydra.sweeper.get("max_batch_size") is not None:
+        what = "every trial is checked before the first starts, and they run one after the other"
+        yield Problem(
+            key="hydra.sweeper.max_batch_size",
+            value=hydra.sweeper.max_batch_size,
+            what=what,
+            fix="hydra.sweeper.max_batch_size=null",
+        )
+    trials = hydra.sweeper.get("n_trials")
+    if trials is not None and trials < 1:
+        yield Problem(key="hydra.sweeper.n_trials", value=trials, what="is out of range", allowed="at least 1")
+    if mode == RunMode.RUN:
+        try:
+            directory = str(hydra.run.dir)
+        except Exception as error:  # an interpolation may raise anything its resolver raises
+            yield Problem(key="hydra.run.dir", what=f"cannot be resolved: {str(error).splitlines()[0]}")
+        else:
+            if not directory or "\0" in directory:
+                yield Problem(key="hydra.run.dir", what="is empty", fix="hydra.run.dir=outputs/first")
