@@ -15,14 +15,14 @@ from tests import jobs
 from tests.blocks import SAMPLES, Augmented
 from tests.evaluation.parts import RANKS, expected, named, once, run, short
 from tests.train.test_session import PLAIN, records, still
-from trainer.evaluation.predictions import PADDING, Collector, pad_and_concatenate
+from trainer.evaluation.predictions import Collector, pad_and_concatenate
 from trainer.schema.callbacks import EarlyStopping
 from trainer.schema.checkpoint import Checkpoint, SaveStrategy
 from trainer.schema.data import Data
 from trainer.schema.evaluation import IntervalStrategy, MetricInput
 from trainer.schema.optim import SGD
 from trainer.schema.run import Run
-from trainer.schema.task import Classification
+from trainer.schema.task import IGNORE_INDEX, Classification
 from trainer.schema.train import Train
 
 
@@ -78,10 +78,10 @@ def test_ragged_batches_are_padded(tmp_path: Path, seen: Path, world: int) -> No
     assert predictions.shape == (23, 7, 11)
     for i, row in enumerate(labels):
         length = 1 + i * 5 % 7
-        assert row.tolist() == [i % 11] * length + [PADDING] * (7 - length)
+        assert row.tolist() == [i % 11] * length + [IGNORE_INDEX] * (7 - length)
         longest = max(1 + j * 5 % 7 for j in range(i // 3 * 3, min(23, i // 3 * 3 + 3)))
-        assert (predictions[i, longest:] == PADDING).all()
-        assert (predictions[i, :length] != PADDING).all()
+        assert (predictions[i, longest:] == IGNORE_INDEX).all()
+        assert (predictions[i, :length] != IGNORE_INDEX).all()
 
 
 def test_batches_may_stay_apart(tmp_path: Path, seen: Path) -> None:

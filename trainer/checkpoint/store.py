@@ -212,6 +212,24 @@ def newest(root: Path) -> tuple[Path | None, list[str]]:
     return None, warnings
 
 
+def find(resume_from: str, root: Path) -> tuple[Path, list[str]]:
+    """The verified checkpoint that checkpoint.resume_from_checkpoint names, and a line for each damaged newer one.
+
+    ``resume_from`` is a checkpoint's path, or a run's directory (or its `checkpoints`) for the newest one in it; `auto`
+    means the newest under ``root``. CheckpointError when there is none.
+    """
+    path = Path(resume_from).expanduser()
+    if resume_from != "auto" and path.name.startswith("checkpoint-"):
+        verify(path)
+        return path, []
+    if resume_from != "auto":
+        root = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    found, warnings = newest(root)
+    if found is None:
+        raise CheckpointError(f"checkpoint.resume_from_checkpoint={resume_from}: no checkpoint in {root}")
+    return found, warnings
+
+
 def clean(root: Path) -> None:
     """Finish what a killed run left: put back a checkpoint caught in its replacement, remove temporary directories."""
 

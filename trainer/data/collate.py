@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import default_collate
 
-from ..schema.task import IGNORE_INDEX
+from ..build.build import load
+from ..schema.data import Data
+from ..schema.task import IGNORE_INDEX, TARGET_KEYS
+
+
+def make_collate(node: Data, task: Any, model: nn.Module) -> Callable[[list[Any]], Any]:
+    """What data.collate_fn names, or the default collation for the keys that ``task`` and ``model`` use."""
+    if node.collate_fn:
+        return load(node.collate_fn)  # type: ignore[no-any-return]
+    # a user's task need not derive from trainer.Task
+    columns = getattr(task, "columns", None) if node.remove_unused_columns else None
+    return Collate(columns and columns(model), getattr(task, "target_names", TARGET_KEYS))
 
 
 class Collate:

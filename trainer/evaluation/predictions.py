@@ -1,8 +1,8 @@
-"""What a pass over data keeps of its batches, put together from all ranks in the data's order."""
+"""What an evaluation collects from its batches, joined from all ranks in the dataset's order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,19 +12,22 @@ import torch
 from torch import Tensor
 
 from .. import distributed
+from ..schema.task import IGNORE_INDEX
+from ..tree import map_leaves, tensors
 
-PADDING = -100
-"""What ragged arrays are filled up with, as in Hugging Face's evaluation."""
 IGNORED_OUTPUTS = ("loss", "past_key_values")
-"""Fields of a model's output that are no predictions."""
+"""Fields of a model's output that are not predictions."""
 _GATHERED_AT_ONCE = 16
-"""Batches in one message between ranks: bounds what it takes beyond the predictions themselves."""
+"""Batches per message between ranks; bounds the memory that gathering needs beyond the predictions themselves."""
 
 
 @dataclass(slots=True)
 class EvalPrediction:
-    """What evaluation.compute_metrics gets, with Hugging Face's names and its way to be unpacked: arrays (or tuples of
-    them, for several outputs or labels; with eval_do_concat_batches=false lists of these)."""
+    """The argument of evaluation.compute_metrics, with Hugging Face's names and unpacking.
+
+    The fields are arrays, or tuples of arrays for several outputs or labels; with eval_do_concat_batches=false they are
+    lists of these, one entry per batch.
+    """
 
     predictions: Any
     label_ids: Any
@@ -44,12 +47,12 @@ class EvalPrediction:
 
 
 Part = dict[str, Any]
-"""What is kept of one batch on one rank: EvalPrediction's fields."""
+"""EvalPrediction's fields, for one batch on one rank."""
 
 
 @dataclass(slots=True)
 class Collector:
-    """Keeps batches on their device until `flush` moves them to rank 0's memory. Collective but for `add`."""
+    """Holds batches on their device until `flush` moves them to rank 0's memory. Collective except for `add`."""
 
     objects: bool = False
     """evaluation.eval_use_gather_object."""
@@ -59,32 +62,34 @@ class Collector:
     """On rank 0, one entry per batch of all ranks, as arrays."""
 
     def add(self, part: Part | None) -> None:
-        """Keep one batch. Every rank adds in every round."""
-        self.held.append(None if part is None else {name: self._checked(value) for name, value in part.items()})
+        """Keep one batch, or None; every rank adds one in every round."""
+        self.held.append(
+            None if part is None else {name: _plain(value, objects=self.objects) for name, value in part.items()}
+        )
 
     def flush(self) -> None:
-        """Move what is held to rank 0."""
+        """Move the held batches to rank 0."""
         for start in range(0, len(self.held), _GATHERED_AT_ONCE):
-            parts = [part and _each(_to_array, part) for part in self.held[start : start + _GATHERED_AT_ONCE]]
+            parts = [part and map_leaves(_to_array, part) for part in self.held[start : start + _GATHERED_AT_ONCE]]
             if (ranks := distributed.gather(parts)) is not None:
-                self.batches += [_join(present(row)) for row in zip(*ranks, strict=True)]
+                self.batches += [_join([part for part in row if part is not None]) for row in zip(*ranks, strict=True)]
         self.held.clear()
 
     def take(self) -> Part | None:
-        """The one batch that is held, of all ranks, as tensors on their device: on rank 0, None elsewhere."""
+        """The held batch, joined from all ranks, as tensors on their device; None on ranks other than 0."""
         if distributed.world_size() == 1:
             part, self.held = self.held[0], []
             return part
-        devices = [x.device for x in _leaves(self.held[0]) if isinstance(x, Tensor)]
+        devices = [tensor.device for tensor in tensors(self.held[0])]
         self.flush()
         device = devices[0] if devices else torch.device("cpu")
         if not self.batches:
             return None
-        whole: Part = _each(partial(_to_tensor, device), self.batches.pop())
+        whole: Part = map_leaves(partial(_to_tensor, device), self.batches.pop())
         return whole
 
     def result(self, *, concatenate: bool = True) -> Part:
-        """Everything, on rank 0: whole arrays, or lists with an entry per batch."""
+        """All batches, on rank 0: whole arrays, or lists with one entry per batch."""
         self.flush()
         if concatenate or not self.batches:
             whole: Part = _join(self.batches)
@@ -92,25 +97,13 @@ class Collector:
         names = self.batches[0]
         return {name: None if names[name] is None else [batch[name] for batch in self.batches] for name in names}
 
-    def _checked(self, value: Any) -> Any:
-        """Tensors, detached, in tuples or dicts; anything else only as an object."""
-        value = _plain(value, objects=self.objects)
-        if not self.objects:
-            for leaf in _leaves(value):
-                if not isinstance(leaf, Tensor):
-                    raise TypeError(
-                        f"predictions that hold a {type(leaf).__name__} are no tensors; "
-                        "fix: evaluation.eval_use_gather_object=true"
-                    )
-        return value
-
 
 def pad_and_concatenate(arrays: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """Along the first dimension; the others are filled up to the largest with -100."""
+    """Concatenate along the first dimension; pad the others to the largest with IGNORE_INDEX, as Hugging Face does."""
     shape = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
     if all(array.shape[1:] == shape for array in arrays):
         return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
-    result = np.full((sum(len(a) for a in arrays), *shape), PADDING, dtype=np.result_type(*arrays))
+    result = np.full((sum(len(a) for a in arrays), *shape), IGNORE_INDEX, dtype=np.result_type(*arrays))
     row = 0
     for array in arrays:
         result[(slice(row, row + len(array)), *map(slice, array.shape[1:]))] = array
@@ -118,13 +111,9 @@ def pad_and_concatenate(arrays: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, A
     return result
 
 
-def present(parts: Any) -> list[Any]:
-    """Those that are there."""
-    return [part for part in parts if part is not None]
-
-
 def _plain(value: Any, *, objects: bool) -> Any:
-    """A model's output as Hugging Face keeps it: of a mapping the values in a tuple, a single one bare."""
+    """A model's output in Hugging Face's form: a mapping's values as a tuple, a single one bare. Tensors are detached;
+    other values are allowed only with ``objects``."""
     if isinstance(value, Tensor):
         return value.detach().reshape(1) if value.ndim == 0 else value.detach()
     if isinstance(value, Mapping):
@@ -134,35 +123,18 @@ def _plain(value: Any, *, objects: bool) -> Any:
         return _plain(tuple(fields.values()) if len(fields) > 1 else next(iter(fields.values()), None), objects=False)
     if isinstance(value, tuple) or (isinstance(value, list) and not objects):
         return tuple(_plain(v, objects=objects) for v in value)
-    return value
-
-
-def _each(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply a function to the leaves."""
-    if isinstance(value, Mapping):
-        return {key: _each(function, v) for key, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        parts = [_each(function, v) for v in value]
-        return parts if isinstance(value, list) else tuple(parts)
-    return None if value is None else function(value)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, (tuple, list)):
-        for v in value:
-            yield from _leaves(v)
-    elif value is not None:
-        yield value
+    if value is None or objects:
+        return value
+    raise TypeError(
+        f"predictions hold a {type(value).__name__}, which is not a tensor; fix: evaluation.eval_use_gather_object=true"
+    )
 
 
 def _to_array(leaf: Any) -> Any:
-    """numpy has no bfloat16."""
     if not isinstance(leaf, Tensor):
         return leaf
     leaf = leaf.detach().cpu()
-    return (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy()
+    return (leaf.float() if leaf.dtype is torch.bfloat16 else leaf).numpy()  # numpy has no bfloat16
 
 
 def _to_tensor(device: torch.device, leaf: Any) -> Any:
@@ -170,7 +142,7 @@ def _to_tensor(device: torch.device, leaf: Any) -> Any:
 
 
 def _join(parts: list[Any]) -> Any:
-    """Parts of one shape, one after the other."""
+    """Concatenate parts of the same structure."""
     if not parts or parts[0] is None:
         return {} if not parts else None
     first = parts[0]

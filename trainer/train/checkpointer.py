@@ -15,7 +15,6 @@ from ..checkpoint.background import Background
 from ..checkpoint.export import export_weights
 from ..checkpoint.shard import Shard
 from ..errors import CheckpointError
-from ..evaluation.evaluator import weights_to_use
 from ..logging.jsonl import MetricsFile
 from ..optim import averages
 from ..rng import capture_rng, restore_rng
@@ -166,7 +165,7 @@ class Keeping:
 
     def load_weights(self, wish: str) -> None:
         """A checkpoint's weights, to evaluate or predict with, and the step they are of."""
-        path, warnings = weights_to_use(wish, self.root)
+        path, warnings = store.find(wish, self.root)
         _warn(warnings)
         saved = store.load(path, verified=True)
         self.loop.engine.load_state(saved.reader, saved.state["engine"], weights_only=True)

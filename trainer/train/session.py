@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from .. import distributed
-from ..build.build import build, load
+from ..build.build import build
 from ..callbacks.callback import Callback
 from ..callbacks.debug import watchers
 from ..callbacks.empty_cache import EmptyCache
@@ -23,13 +23,13 @@ from ..checkpoint import store
 from ..checkpoint.best import Best
 from ..compile import speed_up
 from ..data.batches import BatchLayout
-from ..data.collate import Collate
+from ..data.collate import make_collate
 from ..data.eval_data import EvalData
 from ..data.train_data import TrainData
 from ..distributed.device import device_name, repeat_exactly, this_device
 from ..errors import describe
-from ..evaluation.evaluate import load_compute_metrics
-from ..evaluation.evaluator import Inference
+from ..evaluation.evaluator import Evaluator
+from ..evaluation.metrics import load_compute_metrics
 from ..events import Events
 from ..hub import Hub
 from ..logging.jsonl import MetricsFile
@@ -44,7 +44,6 @@ from ..scheduler import make_scheduler
 from ..schema import Config
 from ..schema.callbacks import EarlyStopping
 from ..schema.data import named_sets
-from ..schema.task import TARGET_KEYS
 from ..state import Control, RunInfo, State
 from ..task import Task, make_task
 from . import batch_size
@@ -138,7 +137,6 @@ class Session:
         if config.run.full_determinism:
             repeat_exactly()
         seed_everything(seed)
-        collate = given.collate_fn or (load(config.data.collate_fn) if config.data.collate_fn else None)
         train_dataset = given.train_dataset
         if train_dataset is None and config.run.do_train:
             train_dataset = build(config.data.train_dataset)
@@ -153,9 +151,7 @@ class Session:
         self.built = model
         if distributed.is_main():
             logger.info("%s: %s parameters, %s", type(model).__name__, f"{count(model):,}", device_name(device))
-        if collate is None:
-            columns = getattr(task, "columns", None) if config.data.remove_unused_columns else None
-            collate = Collate(columns and columns(model), getattr(task, "target_names", TARGET_KEYS))
+        collate = given.collate_fn or make_collate(config.data, task, model)
         tokens = TokenCounter.of(model, config.logging, device)
         self.own_callbacks = watchers(config.run.debug, model)
         if config.memory.torch_empty_cache_steps is not None:
@@ -190,7 +186,7 @@ class Session:
         predict_dataset = given.predict_dataset
         if predict_dataset is None and config.run.do_predict:
             predict_dataset = build(config.data.predict_dataset)
-        self.inference = Inference(
+        self.evaluator = Evaluator(
             config,
             model,
             task,
@@ -320,7 +316,7 @@ class Session:
     def evaluate(self) -> dict[str, float]:
         """One evaluation of the current weights."""
         with batch_size.evaluation(self.config), averages.average_weights(self.loop.optimizer):
-            metrics = self.inference.evaluate()
+            metrics = self.evaluator.evaluate()
         self.evaluated = self.state.step
         return metrics
 
@@ -338,7 +334,7 @@ class Session:
         if self.config.run.do_eval and self.evaluated != self.state.step:
             self.report_evaluation()
         if self.config.run.do_predict:
-            metrics = self.inference.predict(self.directory)
+            metrics = self.evaluator.write_predictions(self.directory)
             self.log(metrics)
             self.events.on_predict(self.state, self.control, metrics)
 

@@ -1,9 +1,8 @@
-"""Predictions of a data set, in its order, in one file of the run's directory."""
+"""Predictions for a dataset, in its order, as one file in the run's directory."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,44 +10,20 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
-from torch import nn
 
-from .. import distributed
 from ..checkpoint import files
-from ..data.eval_data import EvalData
-from ..schema.evaluation import Evaluation
-from ..task.task import Task
-from .evaluate import ComputeMetrics, run_pass
 from .predictions import Part
-
-logger = logging.getLogger(__name__)
 
 NAMES = "predictions.safetensors", "predictions.jsonl"
 
 
-def predict(
-    model: nn.Module,
-    task: Task,
-    data: EvalData,
-    node: Evaluation,
-    directory: Path,
-    *,
-    compute_metrics: ComputeMetrics | None = None,
-) -> dict[str, Any]:
-    """Write the predictions; return ``test_loss`` and the other metrics, as far as there are targets. Collective."""
-    metrics, kept = run_pass(model, task, data, node, compute_metrics=compute_metrics, prefix="test", predict=True)
-    if kept is not None:
-        whole = kept.result()
-        if distributed.is_main():
-            logger.info("predictions: %s", write(directory, whole, objects=node.eval_use_gather_object))
-    return metrics
+def write(directory: Path, columns: Part, *, objects: bool) -> Path:
+    """Write ``columns``, `predictions` and `label_ids`, as far as they are there; return the file's path.
 
-
-def write(directory: Path, whole: Part, *, objects: bool) -> Path:
-    """`predictions.safetensors`: `predictions` and `label_ids`, or `predictions.0`, `predictions.1` ... of several
-    outputs, a row per sample; or with ``objects`` `predictions.jsonl`, a line per sample: `prediction` and `label`.
+    `predictions.safetensors` has a row per sample, and several outputs as `predictions.0`, `predictions.1` ... With
+    ``objects`` it is `predictions.jsonl`, a line per sample: `prediction` and `label`.
     """
-    columns = {name: whole[name] for name in ("predictions", "label_ids") if whole[name] is not None}
+    columns = {name: column for name, column in columns.items() if column is not None}
     path = directory / NAMES[objects]
     temporary = path.with_name(f".tmp-{path.name}")
     temporary.unlink(missing_ok=True)
@@ -92,4 +67,4 @@ def _row(value: Any, i: int) -> Any:
 def _json(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"a prediction holds a {type(value).__name__}, which JSON cannot")
+    raise TypeError(f"a prediction holds a {type(value).__name__}, which JSON cannot represent")
