@@ -20,6 +20,11 @@ def autocast_dtype(precision: Precision) -> torch.dtype | None:
     return torch.float16 if precision.fp16 else None
 
 
+def autocast_bytes(precision: Precision) -> int:
+    """Bytes of an element in the computation's format."""
+    return (autocast_dtype(precision) or torch.float32).itemsize
+
+
 def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler | None:
     """fp16's loss scaler; the other formats have fp32's range and need none."""
     return torch.amp.GradScaler(device.type) if precision.fp16 else None

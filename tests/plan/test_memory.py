@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,12 +22,17 @@ from tests.blocks import Augmented, Blocks
 from tests.jobs import make_config
 from tests.ranks import run_ranks
 from trainer import distributed
+from trainer import plan as trainer_plan
 from trainer.build.build import build
 from trainer.cli import main
 from trainer.data.batches import BatchLayout
 from trainer.data.train_data import TrainData
 from trainer.optim import make_optimizer
-from trainer.plan import memory as plan
+from trainer.parallel.footprint import Footprint, Shapes, replicated
+from trainer.parallel.single import SingleEngine
+from trainer.plan.disk import checkpoint_bytes
+from trainer.plan.memory import footprint, shapes
+from trainer.plan.steps import batches
 from trainer.schema import Config
 from trainer.schema.parallel import DDP, FSDP, DeepSpeed, Mesh, OffloadDevice
 from trainer.schema.precision import Precision
@@ -61,13 +67,13 @@ def test_sharded_state_is_right_to_5_percent(world: int) -> None:
     ranks = run_ranks(held, world_size=world)
     for name, node in ENGINES.items():
         config = make_config(parallel=node)
-        shapes = plan.shapes(config, Augmented())
-        memory = plan.memory(config, shapes, world, world)
-        masters = sum(p.numel() * 4 for p in shapes.parameters) / world if name.startswith("zero") else 0
+        traced = shapes(config, Augmented())
+        memory = footprint(config, traced, world, world)
+        masters = sum(p.numel() * 4 for p in traced.parameters) / world if name.startswith("zero") else 0
         assert memory.optimizer - masters == pytest.approx(max(rank[name][1] for rank in ranks), rel=0.05), name
         if name in ("fsdp", "zero3"):
             assert memory.parameters == pytest.approx(max(rank[name][0] for rank in ranks), rel=0.05), name
-        assert plan.disk(shapes) == pytest.approx(sum(sum(rank[name]) for rank in ranks), rel=0.001), name
+        assert checkpoint_bytes(traced) == pytest.approx(sum(sum(rank[name]) for rank in ranks), rel=0.001), name
 
 
 @pytest.mark.parametrize("world", [8, 64, 1024])
@@ -80,13 +86,13 @@ def test_many_ranks_build_their_mesh_shards_and_data(world: int, monkeypatch: py
         try:
             engine = build(node, precision=Precision(), device=torch.device("cpu"))
             model, _ = engine.setup(Blocks(), partial(make_optimizer, config.optim), max_grad_norm=1.0)
-            mine = sum(p.to_local().numel() * 4 for p in model.parameters() if isinstance(p, DTensor))
+            own = sum(p.to_local().numel() * 4 for p in model.parameters() if isinstance(p, DTensor))
             engine.close()
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
-        memory = plan.memory(config, plan.shapes(config, Augmented()), world, 8)
-        assert memory.parameters == mine
+        memory = footprint(config, shapes(config, Augmented()), world, 8)
+        assert memory.parameters == own
     per_rank = [BatchLayout(2, 2, world, rank).micro_batches(range(4 * world)) for rank in range(world)]
     assert sorted(i for parts in per_rank for chunk, _ in parts for i in chunk) == list(range(4 * world))
 
@@ -94,7 +100,7 @@ def test_many_ranks_build_their_mesh_shards_and_data(world: int, monkeypatch: py
 @pytest.mark.parametrize("precision", [Precision(), Precision(bf16=True)])
 def test_activations_are_what_a_real_forward_keeps(precision: Precision) -> None:
     config = make_config(precision=precision)
-    shapes = plan.shapes(config, Augmented())
+    traced = shapes(config, Augmented())
     model, task, data = Blocks(), make_task(config.task), Augmented()
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, Tensor] = {}
@@ -109,17 +115,17 @@ def test_activations_are_what_a_real_forward_keeps(precision: Precision) -> None
         with torch.autocast("cpu", torch.bfloat16, enabled=precision.bf16):
             output = model(x)
         task.criterion(output.float(), torch.arange(4))
-    assert shapes.activations == pytest.approx(sum(t.untyped_storage().nbytes() for t in kept.values()), rel=0.05)
+    assert traced.activations == pytest.approx(sum(t.untyped_storage().nbytes() for t in kept.values()), rel=0.05)
 
 
 def test_the_batches_are_the_runs(compose: Callable[..., Any]) -> None:
     config: Config = compose("experiment=null", "train.gradient_accumulation_steps=3", "parallel=fsdp").config
     dataset = build(config.data.train_dataset)
-    batches = plan.batches(config, 16, 8, dataset)
+    counts = batches(config, 16, 8, dataset)
     loop = TrainData(dataset, BatchLayout(8, 3, 16, 0), config.data, collate=None, seed=42, device=torch.device("cpu"))
-    assert batches.update_size == 8 * 3 * 16
-    assert batches.steps_per_epoch == loop.steps_per_epoch
-    assert batches.max_steps == loop.max_steps(-1, 3.0)
+    assert counts.update_size == 8 * 3 * 16
+    assert counts.steps_per_epoch == loop.steps_per_epoch
+    assert counts.max_steps == loop.max_steps(-1, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -130,23 +136,23 @@ def test_tensor_and_context_parallel_ranks_see_the_same_data(
     compose: Callable[..., Any], overrides: list[str], world: int
 ) -> None:
     config: Config = compose(*overrides, "launch.nproc_per_node=8").config
-    batches = plan.batches(config, 16, 8, build(config.data.train_dataset))
-    assert (batches.world_size, batches.data_world_size) == (16, world)
+    counts = batches(config, 16, 8, build(config.data.train_dataset))
+    assert (counts.world_size, counts.data_world_size) == (16, world)
 
 
 def test_ranks_that_share_sequences_share_parameters_and_activations() -> None:
     config = make_config(parallel=Mesh())
-    shapes = plan.shapes(config, Augmented())
+    traced = shapes(config, Augmented())
     shared = replace(config, parallel=Mesh(cp_size=4))
-    whole, cut = plan.memory(config, shapes, 4, 4), plan.memory(shared, shapes, 4, 4)
+    whole, cut = footprint(config, traced, 4, 4), footprint(shared, traced, 4, 4)
     assert replace(cut, activations=whole.activations) == whole
     assert cut.activations == math.ceil((whole.activations or 0) / 4)
 
 
 def test_updates_inside_backward_keep_one_gradient(compose: Callable[..., Any]) -> None:
     config: Config = compose("optim=lomo").config
-    shapes = plan.shapes(config, build(config.data.train_dataset))
-    assert plan.memory(config, shapes, 1, 1).gradients == max(p.numel() for p in shapes.parameters) * 4
+    traced = shapes(config, build(config.data.train_dataset))
+    assert footprint(config, traced, 1, 1).gradients == max(p.numel() for p in traced.parameters) * 4
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +170,34 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_engine_is_named_in_plan() -> None:
+    engines = {"DDP", "FSDP", "DeepSpeed", "Mesh", "Single", "zero", "mesh"}
+    named = {
+        path.name: sorted(found)
+        for path in Path(trainer_plan.__path__[0]).glob("*.py")
+        if (found := engines & set(re.findall(r"[A-Za-z]+", path.read_text())))
+    }
+    assert named == {}
+
+
+class Thirds(SingleEngine):
+    """A user's own way to spread a model."""
+
+    @staticmethod
+    def data_parallel_size(node: Any, world_size: int, local_world_size: int) -> int:
+        return world_size // 3
+
+    @staticmethod
+    def footprint(node: Any, shapes: Shapes, **_: Any) -> Footprint:
+        return replace(replicated(shapes, 1), communication=node["bytes"])
+
+
+def test_an_engine_of_ones_own_answers_for_itself() -> None:
+    config = make_config(parallel={"_target_": "tests.plan.test_memory.Thirds", "bytes": 7})
+    assert footprint(config, shapes(config, Augmented()), 6, 6).communication == 7
+    assert batches(config, 6, 6, Augmented()).data_world_size == 2
+
+
 def test_a_wrong_config_is_a_wrong_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "optim.learning_rate=nan", "train.max_stepz=1"]) == 2
     errors = capsys.readouterr().err
@@ -172,11 +206,11 @@ def test_a_wrong_config_is_a_wrong_config(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_what_is_offloaded_is_the_hosts_or_on_disk() -> None:
-    node, held = DeepSpeed(zero_stage=3), dict[str, plan.Memory]()
-    shapes = plan.shapes(make_config(parallel=node), Augmented())
+    node, held = DeepSpeed(zero_stage=3), dict[str, Footprint]()
+    traced = shapes(make_config(parallel=node), Augmented())
     for device in OffloadDevice:
         config = make_config(parallel=replace(node, offload_optimizer=device, offload_param=device))
-        held[str(device)] = plan.memory(config, shapes, 2, 2)
+        held[str(device)] = footprint(config, traced, 2, 2)
     here = held["none"].parameters + held["none"].optimizer
     assert {name: (m.parameters + m.optimizer, m.host) for name, m in held.items()} == {
         "none": (here, 0),

@@ -1,4 +1,4 @@
-"""`python -m trainer plan [OVERRIDES]`: what a config takes on any number of GPUs, without one."""
+"""`python -m trainer plan [OVERRIDES]`: what a config needs on any number of GPUs, worked out without one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from ..schema import Config
 from ..schema.parallel import Single
 
 if TYPE_CHECKING:
-    from ..plan.memory import Batches, Memory, Shapes
+    from ..parallel.footprint import Footprint, Shapes
+    from ..plan.steps import Batches
 
 COLUMNS = ("parameters", "gradients", "optimizer", "buffers", "communication", "activations", "total", "host")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print batches, steps, memory per GPU under every engine, and disk; 2 when the config is wrong."""
+    """Print batches, steps, memory per GPU under every engine, and disk per checkpoint. Returns 2 when the config is
+    wrong."""
     parser = argparse.ArgumentParser(
         prog="trainer plan",
         description="World size, effective batch, steps, memory per GPU under every engine, and disk per checkpoint; "
@@ -47,21 +49,25 @@ def make(overrides: Sequence[str]) -> dict[str, Any]:
     """
     config = _config(overrides)
     from ..build.build import build
-    from ..plan import memory as plan
+    from ..plan.disk import checkpoint_bytes
+    from ..plan.memory import footprint, shapes
+    from ..plan.steps import batches
 
     nodes, per_node = config.launch.nnodes, config.launch.nproc_per_node or 1
     world = 1 if isinstance(config.parallel, Single) else nodes * per_node
     dataset = build(config.data.train_dataset)
-    shapes = plan.shapes(config, dataset)
-    engines = {"as configured": plan.memory(config, shapes, world, per_node)}
+    traced = shapes(config, dataset)
+    engines = {"as configured": footprint(config, traced, world, per_node)}
     for option in _options():
         try:
             other = _config([o for o in overrides if not o.startswith("parallel")] + [f"parallel={option}"])
-        except ConfigError:  # an engine that this config, or this machine, does not go with
+        except ConfigError:  # an engine that does not suit this config or this machine
             continue
         if not isinstance(other.parallel, Single):
-            engines[option] = plan.memory(other, shapes, world, per_node)
-    return _described(config, shapes, plan.batches(config, world, per_node, dataset), engines, plan.disk(shapes)) | {
+            engines[option] = footprint(other, traced, world, per_node)
+    counts = batches(config, world, per_node, dataset)
+    return _described(config, traced, counts, engines) | {
+        "disk": checkpoint_bytes(traced),
         "nnodes": nodes,
         "nproc_per_node": per_node,
     }
@@ -80,9 +86,7 @@ def _options() -> list[str]:
     return sorted(path.stem for path in (conf_directory() / "parallel").glob("*.yaml"))
 
 
-def _described(
-    config: Config, shapes: Shapes, batches: Batches, engines: dict[str, Memory], disk: int
-) -> dict[str, Any]:
+def _described(config: Config, shapes: Shapes, batches: Batches, engines: dict[str, Footprint]) -> dict[str, Any]:
     counts = [p.numel() for p in shapes.parameters]
     return {
         "parameters": sum(counts),
@@ -92,7 +96,6 @@ def _described(
         "gradient_accumulation_steps": config.train.gradient_accumulation_steps,
         "memory": {name: {column: getattr(memory, column) for column in COLUMNS} for name, memory in engines.items()},
         "activations_unknown": shapes.reason,
-        "disk": disk,
     }
 
 
@@ -108,7 +111,7 @@ def _text(plan: dict[str, Any]) -> str:
         f"{plan['world_size']:,} ranks ({plan['nnodes']} x {plan['nproc_per_node']})",
         f"{plan['update_size']:,} samples per update: {plan['per_device_train_batch_size']} x "
         f"{plan['gradient_accumulation_steps']} x {plan['data_world_size']}",
-        f"{steps:,} updates" if steps else "updates: as many as the data gives",
+        f"{steps:,} updates" if steps else "updates: until the data ends",
     ]
     if epoch:
         lines[-1] += f", {epoch:,} per epoch of {plan['num_samples']:,} samples"
@@ -122,7 +125,7 @@ def _text(plan: dict[str, Any]) -> str:
     Console(file=out, width=120).print(table)
     lines.append(out.getvalue().rstrip())
     if plan["activations_unknown"]:
-        lines.append(f"activations could not be traced ({plan['activations_unknown']}); they come on top")
+        lines.append(f"activations could not be traced ({plan['activations_unknown']}) and are not in the total")
     lines.append(
         f"disk per checkpoint: {size(plan['disk'])}. Not counted: the CUDA context, fragmentation, the allocator"
     )
@@ -130,7 +133,7 @@ def _text(plan: dict[str, Any]) -> str:
 
 
 def size(count: int | None) -> str:
-    """Bytes for people: 3.5 MB."""
+    """Bytes in words, such as 3.5 MB; `?` for None."""
     if count is None:
         return "?"
     value, unit = float(count), "B"

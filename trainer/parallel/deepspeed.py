@@ -9,6 +9,7 @@ own autocast under ZeRO's external loss scale: torch_autocast's scaler clips sca
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -22,12 +23,14 @@ from torch.optim import Optimizer
 
 from .. import distributed
 from ..checkpoint.shard import Shard
-from ..precision import autocast_forward, make_scaler, set_tf32
+from ..precision import autocast_bytes, autocast_forward, make_scaler, set_tf32
 from ..schema import deepspeed as deepspeed_json
-from ..schema.parallel import DeepSpeed
+from ..schema.parallel import DeepSpeed, OffloadDevice
 from ..schema.precision import Precision
 from . import nvme
 from .engine import Engine, EngineState, MakeOptimizer, StepOutput
+from .footprint import Footprint, Shapes, largest_unit
+from .layers import transformer_layers
 from .state import (
     check_names,  # fmt: skip
     fill,
@@ -84,6 +87,28 @@ class DeepSpeedEngine(Engine):
         self._owners: dict[int, int | nn.Parameter] = {}
         self._lent = _prepare(device)
         distributed.init(node.ddp_backend, node.ddp_timeout, device)
+
+    @staticmethod
+    def footprint(
+        node: DeepSpeed, shapes: Shapes, *, precision: Precision, world_size: int, local_world_size: int
+    ) -> Footprint:
+        node = deepspeed_json.effective(node)
+        stage, gradients, whole = node.zero_stage, shapes.gradient_bytes, shapes.parameter_bytes
+        updated = shapes.optimizer_bytes + gradients  # ZeRO updates fp32 copies of its own
+        gathered = 2 * largest_unit(shapes.model, transformer_layers(shapes.model)) if stage == 3 else 0
+        held = Footprint(
+            parameters=math.ceil(whole / world_size) if stage == 3 else whole,
+            gradients=math.ceil(gradients / world_size) if stage >= 2 else gradients,
+            optimizer=math.ceil(updated / world_size) if stage else updated,
+            buffers=shapes.buffers,
+            # one bucket is filled while the one before is reduced
+            communication=2 * min(node.reduce_bucket_size * 4, gradients) + gathered * autocast_bytes(precision) // 4,
+            activations=shapes.activations,
+        )
+        for part, device in (("optimizer", node.offload_optimizer), ("parameters", node.offload_param)):
+            if device is not OffloadDevice.none:
+                held = held.offloaded(part, to_host=device is OffloadDevice.cpu)
+        return held
 
     def model_context(self) -> AbstractContextManager[Any]:
         # Not zero.Init: it would draw each parameter's initial values and throw most away, and a model that computes

@@ -8,12 +8,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..build.build import load
+from .footprint import Footprint, Shapes, replicated
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from ..checkpoint.shard import Shard, ShardReader
+    from ..schema.precision import Precision
 
 MakeOptimizer = Callable[["nn.Module"], "Optimizer"]
 
@@ -39,7 +43,7 @@ class EngineState:
 
 
 class Engine(ABC):
-    """Spreads one model over many devices. The loop knows only these verbs."""
+    """Spreads one model over many devices. The loop knows only these verbs; `plan` asks the two static methods."""
 
     device: torch.device
     """Where this rank's batches go."""
@@ -47,6 +51,18 @@ class Engine(ABC):
     """Consecutive ranks that work on the same batches (context and tensor parallelism)."""
     tensor_parallel_size: int = 1
     """Consecutive ranks among those that hold the same tokens, and therefore must draw the same dropout."""
+
+    @staticmethod
+    def data_parallel_size(node: Any, world_size: int, local_world_size: int) -> int:
+        """Ranks that work on different batches under a config's ``node``; all of them by default."""
+        return world_size
+
+    @staticmethod
+    def footprint(
+        node: Any, shapes: Shapes, *, precision: Precision, world_size: int, local_world_size: int
+    ) -> Footprint:
+        """What a GPU holds under a config's ``node``, without one; a whole copy per rank by default."""
+        return replicated(shapes, world_size)
 
     @abstractmethod
     def model_context(self) -> AbstractContextManager[Any]:
@@ -90,3 +106,10 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release process groups and memory. Called once, also after a failure."""
+
+
+def engine_class(node: Any) -> type[Engine]:
+    """The class that ``node._target_`` names; Engine, whose answers are those of one copy per rank, where it names a
+    function."""
+    target = load(node["_target_"] if isinstance(node, dict) else node._target_)
+    return target if isinstance(target, type) and issubclass(target, Engine) else Engine

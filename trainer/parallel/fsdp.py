@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import warnings
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from .. import distributed
-from ..precision import autocast_dtype, autocast_forward, make_scaler, set_tf32
-from ..schema.parallel import FSDP, Mesh, WrapPolicy
+from ..precision import autocast_bytes, autocast_dtype, autocast_forward, make_scaler, set_tf32
+from ..schema.parallel import FSDP, Mesh
 from ..schema.precision import Precision
 from .context import Context
 from .engine import Engine, EngineState, MakeOptimizer, StepOutput
+from .footprint import Footprint, Shapes, largest_unit, num_bytes
+from .layers import layers, shared_groups
 from .state import load_state, model_weights, own_part, rows_of, state
 from .step import backward, running_statistics, step
 from .tensor import parallelise, ties_kept
@@ -65,6 +67,34 @@ class FSDPEngine(Engine):
             # the output of a cut layer is a view, on which nobody works in place
             warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         self._offload = CPUOffloadPolicy(pin_memory=gpu) if node.cpu_offload else OffloadPolicy()
+
+    @staticmethod
+    def data_parallel_size(node: FSDP, world_size: int, local_world_size: int) -> int:
+        sizes = mesh_sizes(node, world_size, local_world_size)
+        return sizes["dp_replicate"] * sizes["dp_shard"]
+
+    @staticmethod
+    def footprint(
+        node: FSDP, shapes: Shapes, *, precision: Precision, world_size: int, local_world_size: int
+    ) -> Footprint:
+        sizes = mesh_sizes(node, world_size, local_world_size)
+        # tensor parallelism cuts the matrices of its plan; norms and biases, which it leaves whole, are small
+        shards = sizes["dp_shard"] * sizes["cp"]
+        share = [_largest_share(p, shards) / (sizes["tp"] if p.ndim > 1 else 1) for p in shapes.parameters]
+        if node.reshard_after_forward:  # this layer, and the next on its way
+            gathered = 2 * largest_unit(shapes.model, layers(shapes.model, node))
+        else:
+            gathered = shapes.parameter_bytes
+        held = Footprint(
+            parameters=sum(math.ceil(num_bytes(p) * s) for p, s in zip(shapes.parameters, share, strict=True)),
+            gradients=sum(math.ceil(b * share[i]) for i, b in shapes.gradients.items()),
+            optimizer=sum(math.ceil(b * share[i]) for i, b in shapes.optimizer.items()),
+            buffers=shapes.buffers,
+            communication=gathered * autocast_bytes(precision) // 4 // sizes["tp"],
+            # one layer's gathered keys and values, and logits whose loss is the task's, come on top: they are whole
+            activations=shapes.activations and math.ceil(shapes.activations / sizes["cp"]),
+        )
+        return held.offloaded("parameters", "gradients", "optimizer") if node.cpu_offload else held
 
     def model_context(self) -> AbstractContextManager[Any]:
         # On the CPU: the same initial weights on every device.
@@ -201,57 +231,7 @@ def _sequence_group(cp: int, tp: int, timeout_s: float) -> dist.ProcessGroup | N
     return group
 
 
-def layers(model: nn.Module, node: FSDP) -> list[nn.Module]:
-    """The modules that are sharded one by one, none inside another. Raises ValueError for a class that the model does
-    not have."""
-    if node.auto_wrap_policy is WrapPolicy.NO_WRAP:
-        return []
-    if node.auto_wrap_policy is WrapPolicy.SIZE_BASED_WRAP:
-        return [m for m in _smallest(model, node.min_num_params) if m is not model]
-    class_names = node.transformer_layer_cls_to_wrap
-    present = {type(module).__name__ for module in model.modules()}
-    if unknown := sorted(set(class_names or ()) - present):
-        raise ValueError(
-            f"parallel.transformer_layer_cls_to_wrap={unknown}: the model has no such modules, but {sorted(present)}"
-        )
-    if class_names is None:
-        class_names = sorted(present & set(getattr(model, "_no_split_modules", None) or ())) or None
-    return list(_outermost(model, class_names, listed=False))
-
-
-def _smallest(module: nn.Module, above: int) -> Iterator[nn.Module]:
-    """Modules of more parameters than ``above`` without one inside of which that is true as well."""
-    inside = [found for child in module.children() for found in _smallest(child, above)]
-    has_forward = not isinstance(module, (nn.ModuleList, nn.ModuleDict))
-    if inside:
-        yield from inside
-    elif has_forward and sum(p.numel() for p in module.parameters()) > above:
-        yield module
-
-
-def _outermost(module: nn.Module, class_names: list[str] | None, *, listed: bool) -> Iterator[nn.Module]:
-    container = isinstance(module, (nn.ModuleList, nn.ModuleDict))  # has no forward at which to gather
-    chosen = listed and not container if class_names is None else type(module).__name__ in class_names
-    if chosen:
-        if any(True for _ in module.parameters()):
-            yield module
-        return
-    for child in module.children():
-        yield from _outermost(child, class_names, listed=isinstance(module, nn.ModuleList))
-
-
-def shared_groups(model: nn.Module, layers: list[nn.Module]) -> list[list[nn.Module]]:
-    """Layers that share a (tied) parameter in one group; those that share one with the rest of the model are left to
-    the root."""
-    inside = {module: layer for layer in layers for module in layer.modules()}
-    users: dict[nn.Parameter, set[nn.Module | None]] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            users.setdefault(parameter, set()).add(inside.get(module))
-    groups: list[set[nn.Module | None]] = []
-    for together in users.values():
-        touching = [group for group in groups if group & together]
-        groups = [group for group in groups if not group & together] + [together.union(*touching)]
-    order = {layer: index for index, layer in enumerate(layers)}
-    kept = [sorted((m for m in group if m is not None), key=order.__getitem__) for group in groups if None not in group]
-    return sorted(kept, key=lambda group: order[group[0]])
+def _largest_share(parameter: Tensor, ranks: int) -> float:
+    """The largest rank's share of a tensor that is cut along its first axis, as torch.chunk cuts."""
+    rows = parameter.shape[0] if parameter.ndim else 1
+    return math.ceil(rows / ranks) / rows if rows else 0.0
