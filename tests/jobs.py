@@ -42,10 +42,10 @@ def make_config(**sections: Any) -> Config:
         "run": Run(output_dir="unused", seed=3, use_cpu=True),
         "train": Train(per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=2.0),
         "data": Data(
-            train_dataset={"_target_": "tests.blocks.Augmented"},
-            eval_dataset={"_target_": "tests.blocks.Augmented"},
+            train_dataset={"_target_": "tests.tiny.Augmented"},
+            eval_dataset={"_target_": "tests.tiny.Augmented"},
         ),
-        "model": {"_target_": "tests.blocks.Blocks"},
+        "model": {"_target_": "tests.tiny.Blocks"},
         "task": Classification(),
         "optim": AdamW(learning_rate=1e-2, weight_decay=0.1),
         "scheduler": Cosine(warmup_steps=2),

@@ -15,8 +15,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from tests import jobs
-from tests.blocks import Blocks
 from tests.jobs import make_config
+from tests.tiny import Blocks
 from tests.train.test_resume import KILLED, assert_same, killed_at
 from trainer.callbacks.callback import Callback
 from trainer.compile import speed_up

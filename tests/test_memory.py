@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tests import jobs
-from tests.blocks import Block, Blocks
 from tests.jobs import make_config
+from tests.tiny import Block, Blocks
 from tests.train.test_resume import assert_same
 from trainer.callbacks.empty_cache import EmptyCache
 from trainer.logging.jsonl import read

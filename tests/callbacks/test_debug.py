@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tests import jobs
-from tests.blocks import Blocks
 from tests.jobs import make_config
+from tests.tiny import Blocks
 from tests.train.test_resume import assert_same
 from trainer.callbacks.debug import NumberOverflow, Overflow, watchers
 from trainer.schema.run import Run

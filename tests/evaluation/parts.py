@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tests import jobs
-from tests.blocks import Augmented
-from tests.train.test_session import Still, records, still
+from tests.tiny import Augmented, Still
+from tests.train.test_session import records, still
 from trainer.callbacks.callback import Callback
 from trainer.evaluation.predictions import EvalPrediction
 from trainer.schema import Config
@@ -168,24 +168,6 @@ def expected(directory: Path) -> Tensor:
 
 
 RANKS = [(1, DDP), (2, DDP), (2, FSDP)]
-
-
-class Half(Augmented):
-    def __init__(self) -> None:
-        super().__init__(augment=False)
-
-    def __len__(self) -> int:
-        return 25
-
-
-class Tiny(Augmented):
-    """Fewer samples than a batch: of two ranks the second has none."""
-
-    def __init__(self) -> None:
-        super().__init__(augment=False)
-
-    def __len__(self) -> int:
-        return 2
 
 
 class Tokens(Task):

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests import jobs
-from tests.blocks import SAMPLES, Augmented
 from tests.evaluation.parts import RANKS, expected, named, once, run, short
-from tests.train.test_session import PLAIN, records, still
+from tests.tiny import PLAIN, SAMPLES, Augmented
+from tests.train.test_session import records, still
 from trainer.evaluation.predictions import Collector, pad_and_concatenate
 from trainer.schema.callbacks import EarlyStopping
 from trainer.schema.checkpoint import Checkpoint, SaveStrategy
@@ -175,7 +175,7 @@ def test_the_loss_alone(tmp_path: Path) -> None:
 def test_a_rank_without_samples_takes_part(tmp_path: Path, name: str) -> None:
     """Of a metric with sums, and of one with lists, which that rank leaves empty."""
     metrics = {"metric": {"_target_": f"torchmetrics.classification.{name}", "num_classes": 10}}
-    data = Data(train_dataset=PLAIN, eval_dataset=named("Tiny"))
+    data = Data(train_dataset=PLAIN, eval_dataset=PLAIN | {"samples": 2})
     config = short(task=Classification(metrics=metrics), data=data, evaluation=once(compute_metrics="accuracy"))
     config.run = Run(seed=3, use_cpu=True, do_train=False, do_eval=True)
     one, two = (run(config, tmp_path / str(world), world) for world in (1, 2))
@@ -188,7 +188,7 @@ def test_a_rank_without_samples_takes_part(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_named_sets(tmp_path: Path, world: int) -> None:
-    sets = {"plain": PLAIN, "half": named("Half")}
+    sets = {"plain": PLAIN, "half": PLAIN | {"samples": 25}}
     data = Data(train_dataset=PLAIN, eval_dataset=sets)
     checkpoint = Checkpoint(save_strategy=SaveStrategy.best, metric_for_best_model="eval_half_loss")
     config = short(data=data, evaluation=once(compute_metrics="accuracy"), checkpoint=checkpoint)

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests import jobs
-from tests.blocks import SAMPLES
 from tests.evaluation.parts import RANKS, SPEED, expected, named, once, run, short
 from tests.jobs import PREEMPTED, STEPS, STOPPED
-from tests.train.test_session import PLAIN, records, still
+from tests.tiny import PLAIN, SAMPLES
+from tests.train.test_session import records, still
 from trainer.config.composer import Composition
 from trainer.errors import ConfigError
 from trainer.run import directory as run_directory
@@ -202,7 +202,7 @@ def test_auto_finds_the_run_that_was_trained(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     switches = ("run.do_train=false", "run.do_predict=true", "checkpoint.resume_from_checkpoint=auto")
-    found = compose("data.predict_dataset._target_=tests.blocks.Augmented", *switches)
+    found = compose("data.predict_dataset._target_=tests.tiny.Augmented", *switches)
     config = found.config
     assert config is not None
     with pytest.raises(ConfigError, match="no run with this config under"):

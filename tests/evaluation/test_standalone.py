@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.blocks import SAMPLES, Augmented
-from tests.evaluation.parts import Half, Inputs, accuracy, named, once, short
-from tests.train.test_session import PLAIN, Still
+from tests.evaluation.parts import Inputs, accuracy, named, once, short
+from tests.tiny import PLAIN, SAMPLES, Augmented, Still
 from trainer.evaluation.evaluator import make_evaluator
 from trainer.rng import snapshot, touched
 from trainer.schema import Config
@@ -67,7 +66,7 @@ def test_what_the_config_names_is_evaluated(model: Still) -> None:
 
 
 def test_named_datasets(model: Still) -> None:
-    sets = {"whole": Augmented(augment=False), "half": Half()}
+    sets = {"whole": Augmented(augment=False), "half": Augmented(augment=False, samples=25)}
     metrics = make_evaluator(without_data(), model, eval_dataset=sets).evaluate()
     assert {"eval_whole_loss", "eval_half_loss"} <= metrics.keys()
 

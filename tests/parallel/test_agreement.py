@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.even import PLAN, one_after_the_other
-from tests.parallel.traps import Logged
+from tests.parallel.updates import Logged, run_each
 from tests.ranks import run_ranks
+from tests.tiny import Even
 from trainer.schema.parallel import DDP, FSDP, DeepSpeed, Mesh, OffloadDevice, Single, WrapPolicy
 from trainer.schema.precision import Precision
 
@@ -26,9 +26,9 @@ ENGINES: dict[str, Any] = {
     "fsdp, NO_WRAP": FSDP(auto_wrap_policy=WrapPolicy.NO_WRAP, **T),
     "fsdp, cpu_ram_efficient_loading": FSDP(cpu_ram_efficient_loading=True, **T),
     "fsdp_hybrid, 2 copies": Mesh(dp_replicate_size=2, **T),
-    "tp": Mesh(tp_size=None, tp_plan=PLAN, **T),
-    "mesh, tp_size=2": Mesh(tp_size=2, tp_plan=PLAN, cpu_ram_efficient_loading=True, **T),
-    "mesh, tp_size=2, 2 copies": Mesh(dp_replicate_size=2, tp_size=2, tp_plan=PLAN, **T),
+    "tp": Mesh(tp_size=None, tp_plan=Even.PLAN, **T),
+    "mesh, tp_size=2": Mesh(tp_size=2, tp_plan=Even.PLAN, cpu_ram_efficient_loading=True, **T),
+    "mesh, tp_size=2, 2 copies": Mesh(dp_replicate_size=2, tp_size=2, tp_plan=Even.PLAN, **T),
     "zero0": DeepSpeed(zero_stage=0, **T),
     "zero1": DeepSpeed(zero_stage=1, **T),
     "zero2": DeepSpeed(zero_stage=2, **T),
@@ -51,8 +51,8 @@ def furthest(logged: list[Logged], reference: list[Logged]) -> tuple[float, floa
 @pytest.fixture(scope="module")
 def reference() -> list[Logged]:
     """A plain model in one process, in fp32."""
-    found = run_ranks(one_after_the_other, {"single": Single()}, Precision(), STEPS, world_size=1)
-    logged: list[Logged] = found[0]["single"]
+    (found,) = run_ranks(run_each, {"single": Single()}, Precision(), STEPS, world_size=1)
+    logged: list[Logged] = found["single"]
     assert len(logged) == STEPS
     assert all(out.grad_norm > 0.3 for out in logged[:10]), "clipping must bite"
     assert logged[-1].loss < logged[0].loss / 2, "it must learn"
@@ -67,9 +67,7 @@ DIFFERENCES: dict[tuple[str, str, int], tuple[float, float]] = {}
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_engines_agree(ranks: int, precision: str, reference: list[Logged]) -> None:
     nodes = {name: node for name, node in ENGINES.items() if NEEDS.get(name, 1) <= ranks}
-    found = run_ranks(
-        one_after_the_other, nodes, Precision(bf16=precision == "bf16"), STEPS, world_size=ranks, timeout=400
-    )
+    found = run_ranks(run_each, nodes, Precision(bf16=precision == "bf16"), STEPS, world_size=ranks, timeout=400)
     assert all(other == found[0] for other in found), "every rank reports the same"
     for name, logged in found[0].items():
         DIFFERENCES[name, precision, ranks] = furthest(logged, reference)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from tests import jobs
-from tests.parallel.traps import CPU, adamw
+from tests.devices import CPU
+from tests.parallel.updates import adamw
 from tests.ranks import run_ranks
 from trainer.build.build import build
 from trainer.logging.jsonl import read

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.devices import CPU
 from tests.parallel.test_engines import resume
-from tests.parallel.traps import CPU, Run, Traps, adamw
+from tests.parallel.updates import Run, adamw
 from tests.ranks import run_ranks
+from tests.tiny import Traps
 from trainer.parallel import ddp
 from trainer.schema.parallel import DDP
 from trainer.schema.precision import Precision

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from torch import nn, optim
 
-from tests.parallel.even import EvenRun
-from tests.parallel.traps import CPU, Logged, Run
+from tests.devices import CPU
+from tests.parallel.updates import EvenRun, Logged, Run
 from tests.ranks import run_ranks
 from trainer import distributed
 from trainer.config.composer import Composition

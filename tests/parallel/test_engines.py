@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.parallel.traps import Logged, Run
+from tests.parallel.updates import Logged, Run, adamw
 from tests.ranks import run_ranks
+from tests.tiny import Traps
 from trainer.schema.precision import Precision
 
 SHARDED = ["fsdp", "zero1", "zero2", "zero3"]
 STEPS = 6
 
 
-def train(engine: str, precision: Precision, make_optimizer: Any = None) -> list[Logged]:
-    run = Run(engine, precision=precision, batch_norm=False, make_optimizer=make_optimizer)
+def train(engine: str, precision: Precision, make_optimizer: Any = adamw) -> list[Logged]:
+    run = Run(engine, partial(Traps, batch_norm=False), precision=precision, make_optimizer=make_optimizer)
     logged = run.train(0, STEPS)
     run.engine.close()
     return logged
 
 
-def close(logged: list[Logged], reference: list[Logged], loss: float, norm: float) -> None:
+def assert_close(logged: list[Logged], reference: list[Logged], loss: float, norm: float) -> None:
     assert [out.loss for out in logged] == pytest.approx([out.loss for out in reference], abs=loss, rel=0)
     assert [out.grad_norm for out in logged] == pytest.approx([out.grad_norm for out in reference], abs=norm, rel=norm)
 
@@ -38,26 +40,26 @@ def test_two_ranks_compute_what_one_process_does(engine: str, reference: list[Lo
     assert all(out.grad_norm > 0.3 for out in reference), "clipping must bite"
     ranks = run_ranks(train, engine, Precision())
     assert ranks[0] == ranks[1]
-    close(ranks[0], reference, loss=1e-5, norm=1e-4)
+    assert_close(ranks[0], reference, loss=1e-5, norm=1e-4)
 
 
 @pytest.mark.parametrize("engine", ["ddp", *SHARDED])
 def test_bf16_is_close_to_fp32(engine: str, reference: list[Logged]) -> None:
     ranks = run_ranks(train, engine, Precision(bf16=True))
     assert ranks[0] == ranks[1]
-    close(ranks[0], reference, loss=0.03, norm=0.1)
+    assert_close(ranks[0], reference, loss=0.03, norm=0.1)
     assert ranks[0] != reference
 
 
 @pytest.mark.parametrize("engine", SHARDED)
 def test_one_rank_is_enough(engine: str, reference: list[Logged]) -> None:
     (logged,) = run_ranks(train, engine, Precision(), world_size=1)
-    close(logged, reference, loss=1e-5, norm=1e-4)
+    assert_close(logged, reference, loss=1e-5, norm=1e-4)
 
 
 def resume(engine: str, precision: Precision, directory: Path) -> dict[str, Any]:
     """Run on, and go back and run on again, in fresh objects."""
-    run = Run(engine, precision=precision, dropout=0.1)
+    run = Run(engine, partial(Traps, dropout=0.1), precision=precision)
     run.train(0, 3)
     meta = run.save(directory / "checkpoint")
     at = run.digest(directory / "saved")
@@ -67,7 +69,7 @@ def resume(engine: str, precision: Precision, directory: Path) -> dict[str, Any]
     assert run.digest(directory / "rolled-back") == at
     assert run.train(3, 5) == logged
     # resume: fresh ones
-    run = Run(engine, precision=precision, dropout=0.1)
+    run = Run(engine, partial(Traps, dropout=0.1), precision=precision)
     run.load(directory / "checkpoint", meta)
     assert run.digest(directory / "loaded") == at
     assert run.train(3, 5) == logged
@@ -127,7 +129,7 @@ def test_a_checkpoint_of_one_engine_is_every_engines(tmp_path: Path) -> None:
             assert same == digest
             assert again == meta
             saved[first, engine] = logged
-        close(saved[first, "fsdp"], saved[first, "zero3"], loss=1e-4, norm=1e-3)
+        assert_close(saved[first, "fsdp"], saved[first, "zero3"], loss=1e-4, norm=1e-3)
 
 
 def poisoned(engine: str, precision: Precision) -> list[tuple[bool, bool]]:

@@ -13,8 +13,10 @@ from torch.optim import SGD, Adagrad, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from tests import jobs
-from tests.parallel.traps import CPU, Run, adamw
+from tests.devices import CPU
+from tests.parallel.updates import Run, adamw
 from tests.ranks import run_ranks
+from tests.tiny import Block
 from trainer import distributed
 from trainer.build.build import build
 from trainer.checkpoint import shard
@@ -34,17 +36,6 @@ TIED = "head.weight"
 STAGE3: dict[str, Any] = {"ddp_timeout": 120, "zero_stage": 3}
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(769)
-        self.up, self.down = nn.Linear(769, 1031), nn.Linear(1031, 769)
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.dropout(self.down(torch.tanh(self.up(self.norm(x)))))
-
-
 class Wide(nn.Module):
     """Matrices whose halves are above DeepSpeed's 1 MiB, a tied and a frozen one; vectors that are below. No size is a
     multiple of O_DIRECT's 512 bytes."""
@@ -53,7 +44,7 @@ class Wide(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(701, 769)
         nn.init.normal_(self.embed.weight, std=0.05)
-        self.blocks = nn.ModuleList([Block()])
+        self.blocks = nn.ModuleList([Block(769, 1031, activation=torch.tanh)])
         self.mix = nn.Linear(769, 769).requires_grad_(False)
         self.norm = nn.BatchNorm1d(769)
         self.head = nn.Linear(769, 701, bias=False)
@@ -73,7 +64,7 @@ class WideRun(Run):
         torch.manual_seed(0)
         self.model, self.optimizer = self.engine.setup(Wide(), of_trained, max_grad_norm=0.3)
         self.scheduler = LambdaLR(self.optimizer, lambda step: 1 / (1 + step))
-        self.rank, self.world = distributed.rank(), distributed.world_size()
+        self.device, self.rank, self.world = CPU, distributed.rank(), distributed.world_size()
 
 
 def of_trained(model: nn.Module) -> Optimizer:

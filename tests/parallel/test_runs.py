@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor, nn
 
 from tests import jobs
 from tests.jobs import make_config
+from tests.tiny import PLAIN
 from trainer.logging.jsonl import read
 from trainer.schema.data import Data
 from trainer.schema.logging import Logging, TokenCount
@@ -19,40 +19,11 @@ from trainer.schema.task import Classification
 from trainer.schema.train import Train
 
 ACCURACY = {"_target_": "torchmetrics.classification.MulticlassAccuracy", "num_classes": 10}
-PLAIN = {"_target_": "tests.blocks.Augmented", "augment": False}
-
-
-class Layer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.up, self.down = nn.LayerNorm(96), nn.Linear(96, 192), nn.Linear(192, 96)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(nn.functional.gelu(self.up(self.norm(x))))
-
-
-class Stack(nn.Module):
-    """Sizes that 2 and 4 divide."""
-
-    tp_plan = {"layers.*.up": "colwise", "layers.*.down": "rowwise"}  # noqa: RUF012
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter = nn.Linear(97, 96)
-        self.layers = nn.ModuleList(Layer() for _ in range(3))
-        self.head = nn.Linear(96, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.enter(x)
-        for layer in self.layers:
-            x = layer(x)
-        out: Tensor = self.head(x)
-        return out
 
 
 def config(node: Any, data_ranks: int, **sections: Any) -> Any:
     return make_config(
-        model={"_target_": "tests.parallel.test_runs.Stack"},
+        model={"_target_": "tests.tiny.Stack"},
         data=Data(train_dataset=PLAIN, eval_dataset=PLAIN),
         train=Train(per_device_train_batch_size=8 // data_ranks, gradient_accumulation_steps=1, num_train_epochs=2.0),
         logging=Logging(logging_steps=1, include_num_input_tokens_seen=TokenCount.all),

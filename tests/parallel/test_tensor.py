@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.parallel.even import PLAN, Even, EvenRun
-from tests.parallel.traps import CPU, Logged, adamw
+from tests.devices import CPU
+from tests.parallel.updates import EvenRun, Logged, adamw, digests
 from tests.ranks import run_ranks
+from tests.tiny import Even
 from trainer import distributed
 from trainer.build.build import build
-from trainer.checkpoint import shard
 from trainer.parallel.tensor import plan_of
 from trainer.schema.parallel import DDP, FSDP, DeepSpeed, Mesh
 from trainer.schema.precision import Precision
@@ -25,49 +24,37 @@ NODES: dict[str, Any] = {
     "ddp": DDP(**T),
     "fsdp": FSDP(**T),
     "hybrid": Mesh(dp_replicate_size=2, **T),
-    "tp": Mesh(tp_size=2, tp_plan=PLAN, **T),
-    "copies of tp": Mesh(tp_size=2, tp_plan=PLAN, dp_replicate_size=2, dp_shard_size=1, **T),
+    "tp": Mesh(tp_size=2, tp_plan=Even.PLAN, **T),
+    "copies of tp": Mesh(tp_size=2, tp_plan=Even.PLAN, dp_replicate_size=2, dp_shard_size=1, **T),
     "zero0": DeepSpeed(zero_stage=0, **T),
     "zero3": DeepSpeed(zero_stage=3, **T),
 }
 
 
-def save(run: EvenRun, directory: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    state = run.engine.state()
-    if distributed.is_main():
-        directory.mkdir()
-    distributed.barrier()
-    shard.write(directory / shard.file_name(distributed.rank()), state.shards)
-    distributed.barrier()
-    reader = shard.ShardReader(directory)
-    return state.meta, {n: hashlib.sha256(reader.read(n).numpy().tobytes()).hexdigest() for n in reader.names()}
-
-
 def start(name: str, directory: Path) -> tuple[Any, Any, list[Logged], Any]:
     run = EvenRun(NODES[name])
     run.train(0, 3)
-    meta, digest = save(run, directory / "start")
-    return meta, digest, run.train(3, 5), save(run, directory / "end")[1]
+    meta = run.save(directory / "start")
+    return meta, digests(directory / "start"), run.train(3, 5), run.digest(directory / "end")
 
 
-def go_on(name: str, directory: Path, meta: Any) -> tuple[Any, list[Logged], Any]:
+def resume(name: str, directory: Path, meta: Any) -> tuple[Any, list[Logged], Any]:
     run = EvenRun(NODES[name])
-    run.engine.load_state(shard.ShardReader(directory / "start"), meta)
-    run.scheduler.last_epoch = 3
+    run.load(directory / "start", meta)
     where = f"{name}-{distributed.world_size()}"
-    _, digest = save(run, directory / where)
-    return digest, run.train(3, 5), save(run, directory / f"{where}-end")[1]
+    digest = run.digest(directory / where)
+    return digest, run.train(3, 5), run.digest(directory / f"{where}-end")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "ranks"), [("copies of tp", 4), ("hybrid", 2)])
 def test_a_checkpoint_of_a_mesh_is_every_engines(first: str, ranks: int, tmp_path: Path) -> None:
     meta, digest, logged, end = run_ranks(start, first, tmp_path, world_size=ranks, timeout=120)[0]
-    again = run_ranks(go_on, first, tmp_path, meta, world_size=ranks, timeout=120)[0]
+    again = run_ranks(resume, first, tmp_path, meta, world_size=ranks, timeout=120)[0]
     assert again == (digest, logged, end), "to the bit, in the same shape"
     others = [(name, 2) for name in ("tp", "zero3") if (name, 2) != (first, ranks)]
     for name, world in [*others, ("ddp", 1)]:
-        same, other, _ = run_ranks(go_on, name, tmp_path, meta, world_size=world, timeout=120)[0]
+        same, other, _ = run_ranks(resume, name, tmp_path, meta, world_size=world, timeout=120)[0]
         assert same == digest, name
         assert [out.loss for out in other] == pytest.approx([out.loss for out in logged], abs=1e-5), name
 
@@ -120,7 +107,7 @@ def refusals() -> list[str]:
         except ValueError as error:
             found.append(str(error))
     try:
-        EvenRun(Mesh(tp_size=3, tp_plan=PLAN, **T))
+        EvenRun(Mesh(tp_size=3, tp_plan=Even.PLAN, **T))
     except ValueError as error:
         found.append(str(error))
     return found

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from tests.blocks import Augmented, Blocks
 from tests.jobs import make_config
 from tests.ranks import run_ranks
+from tests.tiny import Augmented, Blocks
 from trainer import distributed
 from trainer import plan as trainer_plan
 from trainer.build.build import build

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tests import jobs
-from tests.blocks import Blocks
 from tests.jobs import make_config
+from tests.tiny import Blocks
 from tests.train.test_resume import KILLED, assert_same, killed_at
 from trainer import distributed
 from trainer.run import directory as run_directory

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from tests import jobs
-from tests.blocks import Blocks
 from tests.jobs import PREEMPTED, make_config
+from tests.tiny import Blocks
 from tests.train.test_resume import assert_same, killed_at
 from trainer.callbacks.callback import Callback
 from trainer.data.batches import BatchLayout

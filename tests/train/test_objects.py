@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tests import jobs, ranks
-from tests.blocks import Augmented, Blocks
 from tests.jobs import STEPS, make_config
+from tests.tiny import Augmented, Blocks
 from tests.train.test_resume import assert_same
 from trainer.callbacks.callback import Callback
 from trainer.logging.reporter import Reporter
@@ -47,7 +47,7 @@ def size(prediction: Any) -> dict[str, float]:
 
 
 def test_the_run_is_the_one_whose_config_names_them(tmp_path: Path) -> None:
-    named = make_config(model={"_target_": "tests.blocks.Blocks"}, task={"_target_": "torch.nn.CrossEntropyLoss"})
+    named = make_config(model={"_target_": "tests.tiny.Blocks"}, task={"_target_": "torch.nn.CrossEntropyLoss"})
     assert jobs.train(named, tmp_path / "named") == [0]
     nowhere = {"_target_": "tests.nowhere.Nothing"}
     config = make_config(

@@ -37,7 +37,7 @@ def killed_at(step: int, number: int = signal.SIGKILL, rank: int | None = None) 
 
 
 def workers(number: int) -> Data:
-    dataset = {"_target_": "tests.blocks.Augmented"}
+    dataset = {"_target_": "tests.tiny.Augmented"}
     return Data(train_dataset=dataset, eval_dataset=dataset, dataloader_num_workers=number)
 
 

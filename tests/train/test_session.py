@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests import jobs
-from tests.blocks import Augmented, Blocks
 from tests.jobs import STEPS, make_config
+from tests.tiny import PLAIN, Augmented, Still
 from trainer.callbacks.callback import Callback
 from trainer.data.batches import epoch_order
 from trainer.logging.jsonl import read
@@ -32,18 +32,6 @@ from trainer.schema.parallel import DDP, FSDP
 from trainer.schema.precision import Precision
 from trainer.schema.train import NanPolicy, Train
 from trainer.state import Control, RunInfo, State
-
-PLAIN = {"_target_": "tests.blocks.Augmented", "augment": False}
-
-
-class Still(Blocks):
-    """Without dropout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for module in self.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
 
 
 class Poisoned(Augmented):
@@ -79,7 +67,7 @@ class StopAt(Callback):
 def still(**sections: Any) -> Config:
     """No randomness but the data order."""
     data = Data(train_dataset=PLAIN, eval_dataset=PLAIN)
-    return make_config(**({"model": {"_target_": "tests.train.test_session.Still"}, "data": data} | sections))
+    return make_config(**({"model": {"_target_": "tests.tiny.Still"}, "data": data} | sections))
 
 
 def records(directory: Path, key: str) -> list[dict[str, Any]]:

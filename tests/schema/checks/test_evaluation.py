@@ -15,7 +15,7 @@ Compose = Callable[..., Composition]
 # Rules ------------------------------------------------------------------------------------------------------------
 
 KEEP = "evaluation.compute_metrics=tests.evaluation.parts.keep"
-SETS = [f"data.eval_dataset.{name}._target_=tests.blocks.Augmented" for name in "ab"]
+SETS = [f"data.eval_dataset.{name}._target_=tests.tiny.Augmented" for name in "ab"]
 BEST = ["checkpoint.save_strategy=best", "evaluation.eval_strategy=steps"]
 CASES: list[tuple[list[str], str, str]] = [
     (["run.do_train=false"], "leaves nothing to do", "run.do_eval=true"),
@@ -38,9 +38,9 @@ CASES: list[tuple[list[str], str, str]] = [
     ([*BEST, *SETS, "checkpoint.metric_for_best_model=loss"], "allowed: a_loss, a_perplexity", KEEP),
     (["evaluation.compute_metrics=os.system"], "may not be named", KEEP),
     (
-        ["data.eval_dataset.a._target_=tests.blocks.Augmented", "data.eval_dataset.b.c=1"],
+        ["data.eval_dataset.a._target_=tests.tiny.Augmented", "data.eval_dataset.b.c=1"],
         "data.eval_dataset.b (command line): has no _target_",
-        "data.eval_dataset.b._target_=tests.blocks.Augmented",
+        "data.eval_dataset.b._target_=tests.tiny.Augmented",
     ),
 ]
 
