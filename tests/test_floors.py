@@ -35,8 +35,6 @@ ARROWS = {
     "evaluation": {"data", "task", "precision", "checkpoint"},
     "events": {"callbacks", "logging"},
     "hub": {"callbacks", "checkpoint", "parallel"},
-    "sweep": {"cli"},
-    "cluster": {"cli"},
     "cli": {"plan", "interchange", "sweep", "cluster"},
     "__main__": {"cli"},
 }

@@ -63,7 +63,7 @@ Compose = Callable[..., Composition]
         "pandas.read_pickle",
         "trainer.build.build.build",
         "trainer.build.policy.locate",
-        "trainer.launch.ranks.launch",
+        "trainer.launch.start.run",
         "trainer.run.directory.create",
         "Linear",
         "torch..nn",

@@ -102,7 +102,7 @@ def test_where_it_cannot_be_submitted(tmp_path: Path) -> None:
     (line,) = fails(tmp_path, "cluster=slurm", path="/nowhere")
     assert line == "cluster=slurm (command line): there is no sbatch on PATH: not a Slurm cluster"
     (line,) = fails(tmp_path, "launch.nnodes=2")
-    assert "this command starts one machine's ranks" in line
+    assert "this command starts the ranks of one machine" in line
     (line,) = fails(tmp_path, "-m", "cluster=local,slurm")
     assert "some trials would run here and some on a cluster" in line or "no sbatch" in line
     assert not list(tmp_path.iterdir())

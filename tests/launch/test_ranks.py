@@ -189,18 +189,18 @@ def test_torchrun_decides_how_many(place: Path) -> None:
 
 AT_ONCE = """
 import sys
-from trainer import cli
+from trainer.cli.train import main
+from trainer.run import directory
 
-prepare = cli.prepare
+hold = directory.hold
 
-def prepare_and_wait(*given):
-    found = prepare(*given)
+def wait_and_hold(path):
     print("prepared", flush=True)
     sys.stdin.readline()
-    return found
+    return hold(path)
 
-cli.prepare = prepare_and_wait
-sys.exit(cli.main(sys.argv[1:]))
+directory.hold = wait_and_hold
+sys.exit(main(sys.argv[1:]))
 """
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from trainer.run import directory as run_directory
+from trainer.run import provenance
 from trainer.run.directory import Status, config_hash, newest_unfinished
 from trainer.run.secrets import mask, mask_overrides
 from trainer.schema import Config
@@ -147,7 +148,7 @@ def test_the_newest_unfinished_run_of_the_same_config(tmp_path: Path) -> None:
 
 def test_a_run_that_is_still_running_is_left_alone(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from trainer import run_directory\n"
+        "import sys; from pathlib import Path; from trainer.run import directory as run_directory\n"
         "d = run_directory.create(Path(sys.argv[1]), exact=True)\n"
         "run_directory.begin(d, config={'a': 1}, overrides=[], argv=[]); print('ready', flush=True); sys.stdin.read()"
     )
@@ -234,27 +235,27 @@ def git(directory: Path, *arguments: str) -> None:
 def test_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert run_directory.git() == {}
+    assert provenance.git() == {}
     git(tmp_path, "init")
     code = tmp_path / "code.py"
     code.write_text("a = 1\n")
-    assert run_directory.git() == {"sha": "", "dirty": True, "patch": ""}
+    assert provenance.git() == {"sha": "", "dirty": True, "patch": ""}
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "first")
-    clean = run_directory.git()
+    clean = provenance.git()
     assert len(clean["sha"]) == 40
     assert (clean["dirty"], clean["patch"]) == (False, "")
     (tmp_path / "new.py").write_text("")
-    assert (run_directory.git()["dirty"], run_directory.git()["patch"]) == (True, "")
+    assert (provenance.git()["dirty"], provenance.git()["patch"]) == (True, "")
     code.write_text('a = 2\nhf_token = "hf_abcdefghijkl"\ntoken = next(tokens)\n')
-    patch = run_directory.git()["patch"]
+    patch = provenance.git()["patch"]
     assert "+a = 2" in patch
     assert "+hf_token = ***" in patch
     assert "+token = next(tokens)" in patch
-    code.write_text("x\n" * run_directory.PATCH_LIMIT)
-    patch = run_directory.git()["patch"]
-    assert patch.endswith(f"... cut at {run_directory.PATCH_LIMIT} bytes\n")
-    assert len(patch) < run_directory.PATCH_LIMIT + 100
+    code.write_text("x\n" * provenance.PATCH_LIMIT)
+    patch = provenance.git()["patch"]
+    assert patch.endswith(f"... cut at {provenance.PATCH_LIMIT} bytes\n")
+    assert len(patch) < provenance.PATCH_LIMIT + 100
 
 
 def test_no_torch() -> None:

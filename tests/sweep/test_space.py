@@ -7,9 +7,10 @@ import math
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from trainer.cli.train import _main
+from trainer.config.composer import CONFIG_NAME, make_loader
 from trainer.errors import ConfigError
 from trainer.sweep.space import N_TRIALS, trials
+from trainer.sweep.trials import compose_trials
 
 
 def of(*overrides: str, n_trials: int | None = None) -> list[list[str]]:
@@ -71,7 +72,7 @@ def test_wrong(overrides: list[str], n_trials: int | None, line: str) -> None:
 
 def test_each_point_is_checked_before_the_first_trial() -> None:
     with pytest.raises(ConfigError) as caught:
-        _main(["-m", "optim.learning_rate=interval(-1,1)", "hydra.sweeper.n_trials=4"])
+        compose_trials(make_loader(), CONFIG_NAME, ["optim.learning_rate=interval(-1,1)", "hydra.sweeper.n_trials=4"])
     assert [line.partition(" (")[0] for line in caught.value.lines()] == [
         "optim.learning_rate=-0.5",
         "optim.learning_rate=-0.75",

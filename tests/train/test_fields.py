@@ -23,7 +23,7 @@ from tests.train.test_resume import assert_same, killed_at
 from trainer.callbacks.callback import Callback
 from trainer.data.batches import BatchLayout
 from trainer.data.train_data import TrainData
-from trainer.launch import ranks as launch
+from trainer.launch import rank as one_rank
 from trainer.logging.jsonl import read
 from trainer.precision import full_eval
 from trainer.schema.checkpoint import Checkpoint
@@ -329,5 +329,5 @@ def test_who_logs(
     config = make_config(
         logging=Logging(log_level=LogLevel.debug, log_level_replica=LogLevel.error, log_on_each_node=each)
     )
-    launch.train_here(config, tmp_path)
+    one_rank.train(config, tmp_path)
     assert levels == [level]

@@ -5,41 +5,16 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..errors import COMMAND_LINE, ConfigError, Problem
-from ..schema.cluster import Slurm
+from ..launch.outcome import EXIT_CODES, exit_code
+from ..run.directory import Status
 
 if TYPE_CHECKING:
-    from ..config.composer import Composition, Loader
-    from ..schema import Config
-
-WRONG_CONFIG = 2
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A run that can start: checked, with its directory claimed."""
-
-    config: Config
-    directory: Path
-    overrides: list[str]
-    argv: list[str]
-    resumed: bool
-    """The directory held this run before."""
-    chdir: bool = False
-    """hydra.job.chdir: work inside the directory."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """hydra.job.env_set, for a process elsewhere."""
-    requeued: bool = False
-    """A cluster starts it not for the first time: it goes on from its own newest checkpoint."""
-    notes: dict[str, Any] = field(default_factory=dict)
-    """What the manifest says on top."""
+    from ..config.composer import Loader
+    from ..launch.prepared import Prepared
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,23 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:  # the installed command has its own folder there
         sys.path.insert(0, os.getcwd())
     try:
-        return guarded(lambda: _main(arguments))
+        return exit_code(lambda: _main(arguments))
     except KeyboardInterrupt:  # while composing; a run answers it itself, with a checkpoint
-        return 130
+        return EXIT_CODES[Status.stopped]
     except BrokenPipeError:  # `--cfg job | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-
-
-def guarded(action: Callable[[], int]) -> int:
-    """What ``action`` returns; 2 once stderr has said, a problem a line, what is wrong with the config."""
-    try:
-        return action()
-    except ConfigError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        print("\n".join(error.lines()), file=sys.stderr)
-        return WRONG_CONFIG
+        return EXIT_CODES[Status.failed]
 
 
 def _main(argv: list[str]) -> int:
@@ -85,19 +49,35 @@ def _main(argv: list[str]) -> int:
     if _started_as_rank():  # by torchrun or srun: rank 0 composes for all
         if multirun:
             parser.error("a sweep starts its trials' ranks itself (launch.nproc_per_node): run -m without torchrun")
-        from ..launch.ranks import join
+        from ..launch.torchrun import join
 
-        return join(lambda: prepare(args, argv))
+        return join(lambda: _prepare(args))
     if multirun:
         from ..sweep import sweep
 
-        return sweep(args, argv)
-    prepared = prepare(args, argv)
+        return sweep(loader_of(args), config_name(args), args.overrides)
+    from ..launch import start
+
+    prepared = _prepare(args)
     if prepared.config.cluster is None:
-        return start(prepared)
-    (job,) = submit([prepared])
+        return start.start(prepared)
+    (job,) = start.submit([prepared])
     print(f"job {job}: {prepared.directory}")
     return 0
+
+
+def _prepare(args: argparse.Namespace) -> Prepared:
+    """Compose, check, and claim the run's directory.
+
+    Raises:
+        ConfigError: with every problem; nothing has been written then.
+    """
+    from hydra.types import RunMode
+
+    from ..launch import start
+
+    composition = loader_of(args).compose(config_name(args), args.overrides, RunMode.RUN)
+    return start.prepare(composition, start.check(composition), args.overrides)
 
 
 def _started_as_rank() -> bool:
@@ -154,115 +134,3 @@ def config_name(args: argparse.Namespace) -> str:
 def _mode(args: argparse.Namespace) -> str | None:
     given = [o.partition("=")[2] for o in args.overrides if o.startswith("hydra.mode=")]
     return given[-1].upper() if given else None
-
-
-def prepare(args: argparse.Namespace, argv: list[str]) -> Prepared:
-    """Compose, check, and claim the run's directory.
-
-    Raises:
-        ConfigError: with every problem; nothing has been written then.
-    """
-    from hydra.types import RunMode
-
-    composition = loader_of(args).compose(config_name(args), args.overrides, RunMode.RUN)
-    config = checked(composition)
-    refuse_place(composition, config)
-    from ..run.claim import claim
-
-    directory, resumed = claim(composition, config)
-    config.run.output_dir = str(directory)
-    job = composition.cfg.hydra.job
-    environment = {str(name): str(value) for name, value in job.env_set.items()}
-    os.environ.update(environment)
-    return Prepared(config, directory, args.overrides, argv, resumed, bool(job.chdir), environment)
-
-
-def checked(composition: Composition) -> Config:
-    """The composition's config, once its foreign targets are imported and bound as well.
-
-    Raises:
-        ConfigError: with every problem.
-    """
-    from ..build.calls import check_calls
-
-    problems: list[Problem] = composition.problems
-    if composition.config is not None:
-        problems = problems + composition.origins.fill(check_calls(composition.config))
-    if problems or composition.config is None:
-        raise ConfigError(problems)
-    return composition.config
-
-
-def refuse_place(composition: Composition, config: Config) -> None:
-    """What the place where this command runs cannot do.
-
-    Raises:
-        ConfigError: with every problem.
-    """
-    settings, cluster = config.launch, config.cluster
-    problems: list[Problem] = []
-    if "RANK" in os.environ:
-        here, world = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ["WORLD_SIZE"])
-        wrong = {
-            "launch.nproc_per_node": (settings.nproc_per_node not in (None, here), f"{here} ranks were started here"),
-            "launch.nnodes": (settings.nnodes not in (1, world // here), f"{world // here} machines were started"),
-            "launch.max_restarts": (settings.max_restarts > 0, "is torchrun's: --max-restarts"),
-            "cluster": (cluster is not None, "the ranks were started already, by torchrun or srun"),
-            "optim.layerwise": (
-                world > 1 and getattr(config.optim, "layerwise", False),
-                f"updates before gradients are averaged over ranks, of which {world} were started",
-            ),
-        }
-        fixes = {"launch.nnodes": "launch.nnodes=1", "launch.max_restarts": "launch.max_restarts=0"}
-        fixes |= {"launch.nproc_per_node": "launch.nproc_per_node=null", "cluster": "cluster=local"}
-        fixes["optim.layerwise"] = "one rank"
-        problems = [Problem(key=key, what=what, fix=fixes[key]) for key, (is_wrong, what) in wrong.items() if is_wrong]
-    elif settings.nnodes > 1 and cluster is None:
-        what, fix = "this command starts one machine's ranks", "cluster=slurm, or torchrun on each machine"
-        problems = [Problem(key="launch.nnodes", value=settings.nnodes, what=what, fix=fix)]
-    elif isinstance(cluster, Slurm) and shutil.which("sbatch") is None:
-        problems = [Problem(key="cluster", value="slurm", what="there is no sbatch on PATH: not a Slurm cluster")]
-    if problems:
-        raise ConfigError(composition.origins.fill(problems))
-
-
-def submit(runs: list[Prepared]) -> list[str]:
-    """Hand runs to their cluster; the jobs' ids.
-
-    Raises:
-        ConfigError: the cluster takes none of them; what had been written is gone.
-    """
-    from ..build.build import build
-    from ..run import directory as run_directory
-
-    for run in runs:
-        given: dict[str, Any] = {"config": run.config, "overrides": run.overrides, "argv": sys.argv}
-        began = run_directory.read(run.directory).get("started_at")
-        run_directory.begin(run.directory, **given, status=run_directory.Status.queued, started_at=began)
-    try:
-        jobs: list[str] = build(runs[0].config.cluster).submit([replace(run, argv=sys.argv) for run in runs])
-    except RuntimeError as error:
-        for run in runs:
-            if not run.resumed:
-                run_directory.discard(run.directory)
-        raise ConfigError([Problem(key="cluster", origin=COMMAND_LINE, what=" ".join(str(error).split()))]) from None
-    return jobs
-
-
-def start(prepared: Prepared) -> int:
-    """Run what was prepared; this imports torch.
-
-    Raises:
-        ConfigError: another process runs it now.
-    """
-    from ..launch.ranks import go_on, launch
-    from ..run import directory as run_directory
-
-    run_directory.hold(prepared.directory)
-    given: dict[str, Any] = {"config": prepared.config, "overrides": prepared.overrides, "argv": sys.argv}
-    run_directory.begin(prepared.directory, **given, **prepared.notes)
-    if prepared.requeued:
-        go_on(prepared.config)
-    if prepared.chdir:
-        os.chdir(prepared.directory)
-    return launch(prepared.config, prepared.directory)

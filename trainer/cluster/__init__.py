@@ -1,10 +1,10 @@
-"""Where a run starts when not by this command on this machine: `cluster`."""
+"""`cluster`: where runs go that do not start on this machine."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from ..cli.train import Prepared
+from ..launch.prepared import Prepared
 
 
 class Cluster(Protocol):
@@ -13,8 +13,8 @@ class Cluster(Protocol):
     def submit(self, runs: list[Prepared]) -> list[str]:
         """Hand over runs that are checked and have their directories; the jobs' ids, in the same order.
 
-        Each run is a pickle of what was composed now: no file of the config is read again. On the cluster
-        `cli.start` is called with it.
+        A run travels as a pickle, so no file of the config is read again. The job calls `launch.start.start` with it,
+        or `launch.torchrun.join` when it is one of several ranks.
 
         Raises:
             RuntimeError: the cluster takes none of them; the message says why.

@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cli.train import Prepared, guarded, start
+from ..launch.outcome import exit_code
+from ..launch.prepared import Prepared
+from ..launch.start import start
 from ..schema.cluster import Ray
 
 if TYPE_CHECKING:
@@ -65,9 +67,7 @@ class RayCluster:
 def main(file: str) -> int:
     """The job: one run, from the pickle that this module wrote."""
     run: Prepared = pickle.loads(Path(file).read_bytes())
-    os.environ.update(run.environment)
-    sys.argv = list(run.argv)
-    return guarded(lambda: start(run))
+    return exit_code(lambda: start(run))
 
 
 if __name__ == "__main__":

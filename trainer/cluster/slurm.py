@@ -14,8 +14,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ..cli.train import Prepared, guarded, start
-from ..launch.ranks import EXIT_CODES, join
+from ..launch.outcome import EXIT_CODES, exit_code
+from ..launch.prepared import Prepared
+from ..launch.start import start
+from ..launch.torchrun import join
 from ..run import directory as run_directory
 from ..run.directory import Status
 from ..schema.cluster import Slurm
@@ -72,9 +74,8 @@ class SlurmJob:
         again = any(one.get("job_id") == job for one in run_directory.read(self.run.directory).get("restarts", []))
         notes = {"slurm": {"job_id": job, "restarts": restarts}}
         run = replace(self.run, requeued=restarts > 0 or again, notes=notes)
-        os.environ.update(run.environment | rank_environment())
-        sys.argv = list(run.argv)
-        code = guarded(lambda: join(lambda: run) if "RANK" in os.environ else start(run))
+        os.environ.update(rank_environment())
+        code = exit_code(lambda: join(lambda: run) if "RANK" in os.environ else start(run))
         if code == EXIT_CODES[Status.preempted] and interrupts.last == signal.SIGUSR1:
             # saved; submitit's handler is back in place: on the first task it queues the job again, and exits.
             # A SIGTERM does not: it is scancel's, or a preemption's after which Slurm itself queues the job again.

@@ -69,19 +69,22 @@ def discard(directory: Path) -> None:
         directory.rmdir()
 
 
-def hold(directory: Path) -> None:
-    """Keep other processes, on any machine, out of the run for as long as this one lives; the kernel lets go.
+def hold(directory: Path) -> int:
+    """Keep other processes, on any machine, out of the run while this process lives or until the descriptor is closed.
+
+    Returns:
+        The lock's file descriptor.
 
     Raises:
         ConfigError: another process holds it; says which.
     """
     # A POSIX record lock: NFS has it, and forked workers, which may live on for seconds, do not inherit it. Closing any
-    # descriptor of the file would let go: this one stays open, and nobody else opens the file.
+    # descriptor of the file releases it, so nothing else opens the file.
     file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        time.sleep(0.1)  # it writes its name right after it has the lock
+        time.sleep(0.1)  # the holder writes its name right after it takes the lock
         what = f"holds a run that is running now: {os.pread(file, 999, 0).decode() or 'another process'}"
         os.close(file)
         problem = Problem(key="run.output_dir", value=str(directory), origin=COMMAND_LINE, what=what)
@@ -90,6 +93,7 @@ def hold(directory: Path) -> None:
         print(f"{directory} cannot be locked ({error.strerror}): do not resume it twice at once", file=sys.stderr)
     os.ftruncate(file, 0)
     os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    return file
 
 
 def begin(directory: Path, *, config: Any, overrides: list[str], argv: list[str], **fields: Any) -> dict[str, Any]:
