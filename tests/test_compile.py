@@ -37,11 +37,11 @@ CALLBACK: dict[str, Any] = {"compiles": {"_target_": "tests.test_compile.Compile
 
 
 def test_backend_and_mode_ask_for_it() -> None:
-    assert not Compile().asked()
-    assert Compile(torch_compile=True).asked()
-    assert Compile(torch_compile_backend="eager").asked()
-    assert Compile(torch_compile_mode="max-autotune").asked()
-    assert not Compile(torch_compile=False).asked()
+    assert not Compile().is_enabled()
+    assert Compile(torch_compile=True).is_enabled()
+    assert Compile(torch_compile_backend="eager").is_enabled()
+    assert Compile(torch_compile_mode="max-autotune").is_enabled()
+    assert not Compile(torch_compile=False).is_enabled()
 
 
 def test_the_model_is_compiled_in_place(monkeypatch: pytest.MonkeyPatch) -> None:

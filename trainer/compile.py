@@ -13,7 +13,7 @@ def speed_up(model: nn.Module, node: Compile) -> None:
     """What the section asks of the model, in place. Before the engine wraps it; parameters keep their names."""
     if node.use_liger_kernel:
         _use_liger_kernel(model, node.liger_kernel_config)
-    if node.asked():
+    if node.is_enabled():
         options: dict[str, Any] = {"backend": node.torch_compile_backend or "inductor"}
         if node.torch_compile_mode is not None:
             options["mode"] = node.torch_compile_mode

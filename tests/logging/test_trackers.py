@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from tests.logging.tracker_run import track, tracked
+from trainer.config.machine import PACKAGES
 from trainer.schema import trackers
-from trainer.schema.checks.check import PACKAGES
 
 pytestmark = pytest.mark.slow
 PREEMPTED_AND_RESUMED = [(1, 3, 0, "preempted"), (3, 5, 2, "completed")]

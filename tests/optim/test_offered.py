@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.checkpoint import store
+from trainer.config import machine
 from trainer.config.composer import Composition
 from trainer.config.sources import conf_directory
 from trainer.optim import make_optimizer
@@ -194,9 +195,7 @@ def test_galore_with_8_bits_equals_the_package(compose: Compose, monkeypatch: py
 
 @pytest.mark.parametrize("option", sorted(set(OPTIONS)))
 def test_a_missing_package_has_a_cure(compose: Compose, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
-    from trainer.schema.checks import optim
-
-    monkeypatch.setattr(optim, "find_spec", lambda name: None)
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
     composition = compose(f"optim={option}", "optim.learning_rate=1e-3")
     found = [str(p) for p in composition.problems if "which is not installed" in str(p)]
     packaged = isinstance(composition.config and composition.config.optim, tuple(PACKAGES))

@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ..build import calls
 from ..errors import COMMAND_LINE, ConfigError, Problem
 from ..schema import Config
-from ..schema.checks import check
-from . import defaults, hydra, inline, overrides, settings, sources
+from ..schema.checks.check import check
+from . import defaults, hydra, inline, machine, overrides, settings, sources
 from .assign import Assigner
 from .conversion import convert
 from .draft import Draft
@@ -167,7 +167,7 @@ def _finish(parsed: list[Override], draft: Draft) -> Config | None:
         draft.refuse(problem.key, problem)
     config = convert(draft)
     if config is not None:
-        for problem in [*check.check(config), *calls.check_names(config)]:
+        for problem in [*check(config, machine.RULES), *calls.check_names(config)]:
             if not any(map(draft.is_refused, (problem.key, *problem.related))):
                 draft.problems.append(problem)
     return config

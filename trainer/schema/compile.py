@@ -24,7 +24,7 @@ class Compile:
     liger_kernel_config: dict[str, bool] = field(default_factory=dict)
     """Which kernels: rope, swiglu, cross_entropy, fused_linear_cross_entropy, rms_norm (HF: liger_kernel_config)."""
 
-    def asked(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether the model is to be compiled."""
         given = self.torch_compile_backend is not None or self.torch_compile_mode is not None
         return given if self.torch_compile is None else self.torch_compile

@@ -54,7 +54,6 @@ CASES: list[tuple[list[str], str, str]] = [
         "is only read with parallel.auto_wrap_policy=TRANSFORMER_BASED_WRAP",
         "parallel.auto_wrap_policy=TRANSFORMER_BASED_WRAP",
     ),
-    (["parallel=fsdp_offload", "run.use_cpu=true"], "needs a GPU", "parallel=fsdp"),
     (["parallel=zero1", "parallel.offload_param=cpu"], "needs parallel.zero_stage 3 or more", "parallel.zero_stage=3"),
     (
         ["parallel=zero0", "parallel.offload_optimizer=cpu"],
