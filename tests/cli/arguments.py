@@ -13,8 +13,10 @@ from typing import Any, Union, get_args, get_origin
 from trainer.config.composer import Composition, compose
 from trainer.errors import show
 from trainer.interchange import experiment
-from trainer.interchange.huggingface.incoming import Experiment, options, translate
+from trainer.interchange.experiment import Experiment
+from trainer.interchange.huggingface.incoming import translate
 from trainer.interchange.huggingface.outgoing import Outgoing
+from trainer.interchange.huggingface.translation import options
 from trainer.schema import Config, huggingface
 from trainer.schema.tree import hints, leaves, sections
 

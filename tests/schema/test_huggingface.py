@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainer.config.composer import Composition
-from trainer.interchange.huggingface.incoming import options
+from trainer.interchange.huggingface.translation import options
 from trainer.schema import huggingface
 from trainer.schema.tree import leaves, sections
 

@@ -13,7 +13,7 @@ from ..config.files import shown
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..interchange.huggingface.incoming import Experiment
+    from ..interchange.experiment import Experiment
 
 WRONG = 2
 

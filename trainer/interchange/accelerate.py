@@ -10,7 +10,7 @@ from ..errors import ConfigError, Problem, show
 from ..schema import Config
 from ..schema.parallel import DDP, FSDP, DeepSpeed, Mesh, OffloadDevice, Single
 from . import deepspeed
-from .huggingface.incoming import Experiment
+from .experiment import Experiment
 
 FILE = "ds_config.json"
 """Where Accelerate is told to look for a DeepSpeed JSON, beside the command that it launches."""

@@ -10,7 +10,7 @@ from ..errors import ConfigError, Problem
 from ..schema import Config, optim
 from ..schema.deepspeed import AUTO, ELSEWHERE, OPTIMIZERS, SCHEDULERS, passed_on, read_zero, without_autos, write_zero
 from ..schema.parallel import DeepSpeed
-from .huggingface.incoming import Experiment
+from .experiment import Experiment
 
 USUAL: dict[str, Any] = {
     "contiguous_gradients": True, "reduce_scatter": True, "allgather_partitions": True, "allgather_bucket_size": 5e8,

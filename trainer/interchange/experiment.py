@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,19 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from ..config.composer import compose
 from ..errors import Problem, show
 from ..schema.tree import hints
-from .huggingface.incoming import Experiment
 
 Config = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Experiment:
+    """What an experiment file will say, and what it cannot."""
+
+    choices: dict[str, str | list[str]] = field(default_factory=dict)
+    """Group -> option; groups that stay at their default may be missing."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Full key -> value."""
+    remarks: list[str] = field(default_factory=list)
 
 
 def to_yaml(experiment: Experiment, title: str) -> str:

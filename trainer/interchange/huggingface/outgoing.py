@@ -18,7 +18,8 @@ from ...schema.optim import Optim
 from ...schema.optim_args import parse
 from ...schema.tree import sections
 from . import sharding
-from .incoming import greater, options
+from .incoming import greater
+from .translation import options
 
 OUTSIDE = "model, task and datasets: are arguments of the Trainer itself"
 OPTIMIZER = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim_target_modules")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...schema import OPTIONS
 from ...schema import huggingface as hf
 from ...schema.deepspeed import read_zero
+from .translation import Translation
 
-if TYPE_CHECKING:
-    from .incoming import Translation
+TWINS = {
+    "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "gradient_clipping": "max_grad_norm",
+}
+"""DeepSpeed's keys -> the arguments they repeat."""
+SILENT = ("train_batch_size", "steps_per_print", "wall_clock_breakdown")
+"""A product of others, and reports that are this trainer's business."""
 
 
 def fsdp(to: Translation, words: list[str], config: dict[str, Any]) -> None:
@@ -67,13 +74,3 @@ def deepspeed(to: Translation, config: dict[str, Any], path: str | None) -> None
     else:
         to.result.choices["parallel"] = "deepspeed"
         to.set("parallel.config", whole)
-
-
-TWINS = {
-    "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
-    "gradient_accumulation_steps": "gradient_accumulation_steps",
-    "gradient_clipping": "max_grad_norm",
-}
-"""DeepSpeed's keys -> the arguments they repeat."""
-SILENT = ("train_batch_size", "steps_per_print", "wall_clock_breakdown")
-"""A product of others, and reports that are this trainer's business."""
