@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 from .schema.precision import Precision
+from .tree import map_tensors
+
+Undo = Callable[[], None]
 
 
 def autocast_dtype(precision: Precision) -> torch.dtype | None:
@@ -26,33 +29,42 @@ def autocast_bytes(precision: Precision) -> int:
 
 
 def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler | None:
-    """fp16's loss scaler; the other formats have fp32's range and need none."""
+    """fp16's loss scaler; None for the other formats, whose range is fp32's."""
     return torch.amp.GradScaler(device.type) if precision.fp16 else None
 
 
-def set_tf32(precision: Precision, device: torch.device) -> None:
-    """Set the format of fp32 matrix products; ``tf32: None`` leaves torch's setting.
+def set_tf32(precision: Precision, device: torch.device) -> Undo:
+    """Set the format of fp32 matrix products; ``tf32: None`` leaves torch's setting. Returns what restores it.
 
-    Raises ValueError where TF32 does not exist.
+    Raises:
+        ValueError: the device has no TF32.
     """
     if precision.tf32 and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         raise ValueError(
             f"precision.tf32=true needs an Ampere or later NVIDIA GPU, this is {name}; fix: precision=fp32"
         )
-    if precision.tf32 is not None:
-        torch.backends.fp32_precision = "tf32" if precision.tf32 else "ieee"  # type: ignore[attr-defined]
+    before: str = torch.backends.fp32_precision  # type: ignore[attr-defined]
+
+    def restore() -> None:
+        torch.backends.fp32_precision = before  # type: ignore[attr-defined]
+
+    if precision.tf32 is None:
+        return _nothing
+    torch.backends.fp32_precision = "tf32" if precision.tf32 else "ieee"  # type: ignore[attr-defined]
+    return restore
 
 
-def autocast_forward(module: nn.Module, precision: Precision, device: torch.device) -> None:
-    """Make ``module(...)`` compute in 16 bits and answer in fp32, in place. fp32 leaves the module as it is.
+def autocast_forward(module: nn.Module, precision: Precision, device: torch.device) -> Undo:
+    """Make ``module(...)`` compute in 16 bits and return fp32, in place; fp32 leaves the module as it is. Returns what
+    restores the module.
 
-    The model's own loss is computed inside, under autocast, which takes losses and softmax in fp32.
+    A loss that the model computes itself is inside, under autocast, which computes losses and softmax in fp32.
     """
     dtype = autocast_dtype(precision)
     if dtype is None:
-        return
-    forward = module.forward
+        return _nothing
+    forward, replaced = module.forward, vars(module).get("forward")
     device_type = device.type
 
     @functools.wraps(forward)
@@ -61,36 +73,38 @@ def autocast_forward(module: nn.Module, precision: Precision, device: torch.devi
             output = forward(*args, **kwargs)
         return to_fp32(output)
 
+    def restore() -> None:
+        del module.forward
+        if replaced is not None:
+            module.forward = replaced
+
     module.forward = wrapped
+    return restore
+
+
+def _nothing() -> None:
+    pass
 
 
 def to_fp32(value: Any) -> Any:
-    """``value`` with its 16-bit tensors in fp32, through mappings, lists and (named) tuples."""
-    if isinstance(value, torch.Tensor):
-        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-    if isinstance(value, Mapping):
-        return type(value)({k: to_fp32(v) for k, v in value.items()})  # type: ignore[call-arg]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(to_fp32, value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(to_fp32, value))
-    return value
+    """``value`` with its 16-bit tensors in fp32, at any depth."""
+    return map_tensors(lambda t: t.float() if t.dtype in (torch.bfloat16, torch.float16) else t, value)
 
 
 @contextmanager
 def full_eval(model: nn.Module, precision: Precision) -> Iterator[None]:
-    """Inside: floating-point weights, buffers and inputs in the evaluation's own format, answers in fp32. Afterwards
-    the weights are the very tensors they were."""
+    """Inside, floating-point weights, buffers and inputs are in the evaluation's own format and outputs in fp32.
+    Afterwards the weights are the same tensor objects as before."""
     if not (precision.bf16_full_eval or precision.fp16_full_eval):
         yield
         return
     dtype = torch.bfloat16 if precision.bf16_full_eval else torch.float16
-    # Other tensors in the modules' places: to change a parameter's own data would reset its gradient accumulator, on
-    # which DDP's hooks are.
+    # Other tensors take the parameters' places: assigning to a parameter's .data would reset its gradient accumulator,
+    # which holds DDP's hooks.
     slots: list[dict[str, Any]] = [slot for module in model.modules() for slot in (module._parameters, module._buffers)]
-    kept = [dict(slot) for slot in slots]
+    originals = [dict(slot) for slot in slots]
     cast: dict[torch.Tensor, torch.Tensor] = {
-        t: _in_format(t, dtype) for slot in kept for t in slot.values() if t is not None and t.is_floating_point()
+        t: _in_format(t, dtype) for slot in originals for t in slot.values() if t is not None and t.is_floating_point()
     }
     hooks = [
         model.register_forward_pre_hook(lambda _, args, kwargs: _cast((args, kwargs), dtype), with_kwargs=True),
@@ -101,7 +115,7 @@ def full_eval(model: nn.Module, precision: Precision) -> Iterator[None]:
             slot.update({name: cast[t] for name, t in slot.items() if t in cast})
         yield
     finally:
-        for slot, tensors in zip(slots, kept, strict=True):
+        for slot, tensors in zip(slots, originals, strict=True):
             slot.update(tensors)
         for hook in hooks:
             hook.remove()
@@ -113,11 +127,5 @@ def _in_format(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """``value`` with its floating-point tensors in a format, through dicts, lists and tuples."""
-    if isinstance(value, torch.Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {k: _cast(v, dtype) for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_cast(v, dtype) for v in value)
-    return value
+    """``value`` with its floating-point tensors in ``dtype``, at any depth."""
+    return map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, value)

@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from .. import distributed
 from ..errors import ConfigError, Problem
 
-NORMS = "gradient_norms"
-"""Attribute of an optimizer that updates inside backward: the norms of the gradients that it has used, by parameter."""
+NORMS, HOOKS = "gradient_norms", "gradient_hooks"
+"""Attributes of an optimizer that updates inside backward: the norms of the gradients that it has used, by parameter;
+the hooks' handles."""
 
 
 def update_in_backward(optimizer: Optimizer) -> None:
@@ -25,11 +26,20 @@ def update_in_backward(optimizer: Optimizer) -> None:
     if distributed.world_size() > 1:
         what = f"updates before gradients are averaged over ranks, of which {distributed.world_size()} were started"
         raise ConfigError([Problem(key="optim.layerwise", value=True, what=what, fix="one rank")])
-    setattr(optimizer, NORMS, {})
     owner = weakref.ref(optimizer)  # a hook that held the optimizer would keep its own parameter alive
-    for index, group in enumerate(optimizer.param_groups):
-        for parameter in group["params"]:
-            parameter.register_post_accumulate_grad_hook(partial(_update, owner, index))
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(partial(_update, owner, index))
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+    ]
+    setattr(optimizer, NORMS, {})
+    setattr(optimizer, HOOKS, hooks)
+
+
+def leave_backward(optimizer: Optimizer) -> None:
+    """Remove the hooks, if there are any: the parameters are free for another optimizer."""
+    for hook in getattr(optimizer, HOOKS, ()):
+        hook.remove()
 
 
 def updates_in_backward(optimizer: Optimizer) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from .. import distributed
+from ..optim.layerwise import leave_backward
 from ..precision import autocast_forward, make_scaler, set_tf32
 from ..schema.parallel import DDP
 from ..schema.precision import Precision
@@ -25,17 +26,20 @@ _NOTHING = nullcontext()
 
 
 class DDPEngine(Engine):
-    """With one rank it is a plain model, without a process group."""
+    """A single rank trains a plain model, without a process group."""
 
     def __init__(self, node: DDP, *, precision: Precision, device: torch.device) -> None:
         self.device = device
         self._node = node
         self._precision = precision
         self._ddp: DistributedDataParallel | None = None
-        set_tf32(precision, device)
         self._scaler = make_scaler(precision, device)
-        if distributed.world_size() > 1:
-            distributed.init(node.ddp_backend, node.ddp_timeout, device)
+        with ExitStack() as undo:
+            undo.callback(set_tf32(precision, device))
+            undo.callback(distributed.close)
+            if distributed.world_size() > 1:
+                distributed.init(node.ddp_backend, node.ddp_timeout, device)
+            self._undo = undo.pop_all()
 
     def model_context(self) -> AbstractContextManager[Any]:
         # On the CPU: the same initial weights on every device.
@@ -45,12 +49,15 @@ class DDPEngine(Engine):
         self, model: nn.Module, make_optimizer: MakeOptimizer, *, max_grad_norm: float
     ) -> tuple[nn.Module, Optimizer]:
         self._model = model.to(self.device)
-        autocast_forward(model, self._precision, self.device)
+        self._undo.callback(autocast_forward(model, self._precision, self.device))
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._max_grad_norm = max_grad_norm
         if distributed.world_size() > 1:
             self._ddp = self._wrap(model)
+            # torch removes them when the wrapper is garbage; the caller may hold it for longer than that
+            self._undo.callback(self._ddp._remove_autograd_hooks)
         self._optimizer = make_optimizer(model)
+        self._undo.callback(leave_backward, self._optimizer)
         return self._ddp or model, self._optimizer
 
     def _wrap(self, model: nn.Module) -> DistributedDataParallel:
@@ -86,11 +93,11 @@ class DDPEngine(Engine):
         return model_weights(self._model)
 
     def close(self) -> None:
-        distributed.close()
+        self._undo.close()
 
 
 class _ZeroLoss(nn.Module):
-    """Uses every parameter once, in registration order, and computes nothing of it."""
+    """A loss of 0 that uses every parameter once, in registration order."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         super().__init__()
@@ -103,8 +110,9 @@ class _ZeroLoss(nn.Module):
 def _settle_buckets(ddp: DistributedDataParallel, parameters: list[nn.Parameter]) -> None:
     """Let DDP rebuild its gradient buckets now, in an order that depends on the model alone.
 
-    It does so once, in the order in which the first backward's gradients arrive. Left to the first batch, a resumed run
-    takes its first step with other buckets than the run it continues, and from 3 ranks on sums in another order.
+    DDP does so once, in the order in which the first backward's gradients arrive. If that were the first batch's, a
+    resumed run would take its first step with other buckets than the run that it continues, and from 3 ranks on the
+    sums would be in another order.
     """
     model = ddp.module
     ddp.module, ddp.require_forward_param_sync = _ZeroLoss(parameters), False

@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _NOTHING = nullcontext()
 _CHATTY = ("torch.distributed.tensor._redistribute", "torch.distributed.tensor._collective_utils")
-"""Of collectives that a better network would spare."""
+"""Loggers that warn about collectives that could not be merged into one."""
 
 
 class FSDPEngine(Engine):
@@ -47,26 +47,22 @@ class FSDPEngine(Engine):
         self.device = device
         self._node = node
         self._precision = precision
-        set_tf32(precision, device)
         self._scaler = make_scaler(precision, device)
-        gpu = device.type == "cuda"
-        backend = "cpu:gloo,cuda:nccl" if node.cpu_offload and gpu else node.ddp_backend
-        distributed.init(backend, node.ddp_timeout, device)
+        self._offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if node.cpu_offload else OffloadPolicy()
+        self._context: Context | None = None
+        self._sharded: list[FSDPModule] = []
+        self._synchronous = True
         sizes = mesh_sizes(node, distributed.world_size(), distributed.local_world_size())
         self.tensor_parallel_size, self.ranks_per_batch = sizes["tp"], sizes["cp"] * sizes["tp"]
-        self._sequence_group = _sequence_group(sizes["cp"], sizes["tp"], node.ddp_timeout)
-        self._context: Context | None = None
-        # each rank of a sequence has all parameters at work: they are sharded over these ranks as over others
-        axes = {"dp_replicate": sizes["dp_replicate"], "dp_shard": sizes["dp_shard"] * sizes["cp"], "tp": sizes["tp"]}
-        kept = {name: size for name, size in axes.items() if size > 1 or name == "dp_shard"}
-        self._mesh = init_device_mesh(device.type, tuple(kept.values()), mesh_dim_names=tuple(kept))
-        if sizes["tp"] > 1:
-            self._mesh["dp_shard", "tp"]._flatten()  # one sum for a norm, and not one per axis
-            for name in _CHATTY:
-                logging.getLogger(name).setLevel(logging.ERROR)
-            # the output of a cut layer is a view, on which nobody works in place
-            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
-        self._offload = CPUOffloadPolicy(pin_memory=gpu) if node.cpu_offload else OffloadPolicy()
+        with ExitStack() as undo:
+            undo.callback(set_tf32(precision, device))
+            undo.callback(distributed.close)
+            undo.callback(_forget_transfers)
+            backend = "cpu:gloo,cuda:nccl" if node.cpu_offload and device.type == "cuda" else node.ddp_backend
+            distributed.init(backend, node.ddp_timeout, device)
+            self._sequence_group = _sequence_group(sizes["cp"], sizes["tp"], node.ddp_timeout)
+            self._mesh = _device_mesh(sizes, device)
+            self._undo = undo.pop_all()
 
     @staticmethod
     def data_parallel_size(node: FSDP, world_size: int, local_world_size: int) -> int:
@@ -113,7 +109,7 @@ class FSDPEngine(Engine):
         if sparing:
             with ties_kept(model):
                 model.to("meta")
-        autocast_forward(model, self._precision, self.device)
+        self._undo.callback(autocast_forward(model, self._precision, self.device))
         names = self._mesh.mesh_dim_names or ()
         if "tp" in names:
             assert isinstance(self._node, Mesh)
@@ -127,7 +123,6 @@ class FSDPEngine(Engine):
             self._context = Context(model, self._sequence_group)
         self._model = model
         self._sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
-        self._synchronous = True
         self._optimizer = make_optimizer(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._statistics = running_statistics(model)
@@ -192,10 +187,7 @@ class FSDPEngine(Engine):
         return model_weights(self._model)
 
     def close(self) -> None:
-        # Plans name process groups, and would outlive them: an equal mesh of a later engine has others.
-        _redistribute._gen_transform_infos.cache_clear()
-        debug._clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
-        distributed.close()
+        self._undo.close()
 
     def _reshard(self) -> None:
         # An evaluation's forward may leave gathered parameters behind; the model then lists those.
@@ -219,6 +211,28 @@ def mesh_sizes(node: FSDP, world: int, local_world: int) -> dict[str, int]:
             f"are not {world} ranks; fix: sizes whose product is the number of ranks"
         )
     return {"dp_replicate": replicate, "dp_shard": shard, "cp": node.cp_size, "tp": tp}
+
+
+def _device_mesh(sizes: dict[str, int], device: torch.device) -> DeviceMesh:
+    """The mesh of axes larger than 1, and dp_shard (collective)."""
+    # each rank of a sequence uses all parameters: they are sharded over these ranks as over others
+    axes = {"dp_replicate": sizes["dp_replicate"], "dp_shard": sizes["dp_shard"] * sizes["cp"], "tp": sizes["tp"]}
+    used = {name: size for name, size in axes.items() if size > 1 or name == "dp_shard"}
+    mesh = init_device_mesh(device.type, tuple(used.values()), mesh_dim_names=tuple(used))
+    if sizes["tp"] > 1:
+        mesh["dp_shard", "tp"]._flatten()  # a norm then takes one sum instead of one per axis
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        # the output of a cut layer is a view, on which nobody works in place
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+    return mesh
+
+
+def _forget_transfers() -> None:
+    """Clear torch's caches of redistributions: they name process groups, and an equal mesh of a later engine has
+    others."""
+    _redistribute._gen_transform_infos.cache_clear()
+    debug._clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
 
 
 def _sequence_group(cp: int, tp: int, timeout_s: float) -> dist.ProcessGroup | None:

@@ -1,8 +1,8 @@
 """What DeepSpeed keeps on disk (ZeRO-Infinity, Rajbhandari et al. 2021): its folder, its buffers, and how a checkpoint
 reads and writes it.
 
-A swapped-out tensor has no elements, its file has them. Optimizer states go by sub groups, parameters one by one;
-partitions below 1 MiB stay in memory (DeepSpeed's MIN_AIO_BYTES).
+A swapped-out tensor is empty; its elements are in its file. Optimizer states are swapped by sub groups, parameters one
+by one; partitions below 1 MiB stay in memory (DeepSpeed's MIN_AIO_BYTES).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ _PREFIX = "trainer-swap-"
 
 class SwapFolder:
     """A new directory for this process's swap files, locked while the process lives: DeepSpeed's own names would be the
-    same in every run. What a killed run has left in ``parent`` is removed on the way.
+    same in every run. Removes what killed runs have left in ``parent``.
 
-    Raises ValueError where ``parent`` cannot hold swap files.
+    Raises:
+        ValueError: ``parent`` cannot hold swap files.
     """
 
     def __init__(self, parent: Path) -> None:
@@ -43,7 +44,7 @@ class SwapFolder:
         except OSError as error:
             raise _unusable(parent, error) from None
         try:
-            fcntl.flock(guard, fcntl.LOCK_EX)  # nobody sweeps between a new folder and its lock
+            fcntl.flock(guard, fcntl.LOCK_EX)  # no other process removes a new folder before it is locked
             for old in parent.glob(f"{_PREFIX}*"):
                 _remove_unless_locked(old)
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
@@ -60,7 +61,7 @@ class SwapFolder:
             raise _unusable(parent, error) from None
 
     def close(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove the directory and its content."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
@@ -68,50 +69,55 @@ class SwapFolder:
 def _unusable(parent: Path, error: OSError) -> ValueError:
     what = "its file system has no O_DIRECT" if error.errno == errno.EINVAL else error.strerror
     return ValueError(
-        f"parallel.nvme_path={parent}: {what}; fix: a directory on a local disk, which is there on every machine"
+        f"parallel.nvme_path={parent}: {what}; fix: a directory on a local disk that exists on every machine"
     )
 
 
 def _remove_unless_locked(folder: Path) -> None:
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:  # another user's
+    except OSError:  # it belongs to another user
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:  # a run of now
+    except BlockingIOError:  # in use by a live run
         pass
     finally:
         os.close(lock)
 
 
 def prepare(zero: dict[str, Any], model: nn.Module, make_optimizer: MakeOptimizer) -> list[SwapFolder]:
-    """Complete a zero_optimization section that offloads to nvme (others are left alone): folders of this process's
-    own, which are returned, and buffers, which are as many and large as it takes.
+    """Complete a zero_optimization section that offloads to nvme, in place; others are left alone. Returns this
+    process's swap folders; the section's buffers become as many and as large as the model needs.
 
-    Raises ValueError where libaio is missing, the folder cannot be, or the optimizer's states cannot be swapped.
+    Raises:
+        ValueError: libaio is missing, the folder cannot be made, or the optimizer's states cannot be swapped.
     """
     folders: dict[Path, SwapFolder] = {}
-    for name in ("offload_optimizer", "offload_param"):
-        section = zero.get(name) or {}
-        if section.get("device") != "nvme":
-            continue
-        load_async_io()
-        if name == "offload_optimizer":
-            zero.setdefault("sub_group_size", SUB_GROUP_SIZE)
-            # Pipelined, the sub groups before and after are on their way at the same time.
-            groups = 1 + bool(section.get("pipeline_read")) + bool(section.get("pipeline_write"))
-            least = {"buffer_count": groups * _optimizer_buffers(make_optimizer)}
-        else:
-            zero.setdefault("stage3_max_reuse_distance", 0)  # a parameter that waits for its next use keeps its buffer
-            section = {"max_in_cpu": 0} | section
-            least = _parameter_buffers(model)
-        parent = Path(section["nvme_path"]).expanduser()
-        if parent not in folders:
-            folders[parent] = SwapFolder(parent)
-        enough = {key: max(number, section.get(key, 0)) for key, number in least.items()}
-        zero[name] = section | enough | {"nvme_path": str(folders[parent].path)}
+    with ExitStack() as undo:
+        for name in ("offload_optimizer", "offload_param"):
+            section = zero.get(name) or {}
+            if section.get("device") != "nvme":
+                continue
+            load_async_io()
+            if name == "offload_optimizer":
+                zero.setdefault("sub_group_size", SUB_GROUP_SIZE)
+                # Pipelined, the sub groups before and after are on their way at the same time.
+                groups = 1 + bool(section.get("pipeline_read")) + bool(section.get("pipeline_write"))
+                least = {"buffer_count": groups * _optimizer_buffers(make_optimizer)}
+            else:
+                # a parameter that waits for its next use would keep its buffer
+                zero.setdefault("stage3_max_reuse_distance", 0)
+                section = {"max_in_cpu": 0} | section
+                least = _parameter_buffers(model)
+            parent = Path(section["nvme_path"]).expanduser()
+            if parent not in folders:
+                folders[parent] = SwapFolder(parent)
+                undo.callback(folders[parent].close)
+            enough = {key: max(number, section.get(key, 0)) for key, number in least.items()}
+            zero[name] = section | enough | {"nvme_path": str(folders[parent].path)}
+        undo.pop_all()
     return list(folders.values())
 
 
@@ -122,16 +128,16 @@ def load_async_io() -> None:
 
     if not AsyncIOBuilder().is_compatible():
         raise ValueError(
-            "parallel: offloading to nvme takes a C++ compiler and libaio's headers; "
+            "parallel: offloading to nvme needs a C++ compiler and libaio's headers; "
             "fix: apt-get install g++ libaio-dev (dnf: gcc-c++ libaio-devel)"
         )
     directories = [Path(_get_build_directory(name, False)) for name in ("async_io", "pin_memory")]
     path = os.environ["PATH"]
     with (directories[0] / "trainer-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for directory in directories:  # torch would wait for ever for a build that was killed
+        for directory in directories:  # torch would wait forever for a build that was killed
             (directory / "lock").unlink(missing_ok=True)
-        # Always the same ninja: another version compiles everything anew.
+        # Always the same ninja: another version would compile everything again.
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{path}"
         try:
             AsyncIOBuilder().load(verbose=False)
@@ -140,8 +146,8 @@ def load_async_io() -> None:
 
 
 def _optimizer_buffers(make_optimizer: MakeOptimizer) -> int:
-    """Tensors of a sub group in memory at once: weights, gradients and what the optimizer keeps, which one step on a
-    small layer shows."""
+    """Tensors of a sub group that are in memory at once: weights, gradients and the optimizer's states, which one step
+    on a small layer counts."""
     layer = nn.Linear(64, 64, device="meta").to_empty(device="cpu")  # draws no random numbers
     optimizer = make_optimizer(layer)
     for parameter in layer.parameters():
@@ -149,7 +155,7 @@ def _optimizer_buffers(make_optimizer: MakeOptimizer) -> int:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     states = [value for value in optimizer.state[layer.weight].values() if isinstance(value, Tensor) and value.ndim]
-    # Adagrad's are made when it is, which DeepSpeed does while the weights are on disk.
+    # Adagrad makes its states in its constructor, which DeepSpeed calls while the weights are on disk.
     if isinstance(optimizer, torch.optim.Adagrad) or any(
         type(state) is not Tensor or state.dtype is not torch.float32 or state.shape != layer.weight.shape
         for state in states
@@ -162,8 +168,8 @@ def _optimizer_buffers(make_optimizer: MakeOptimizer) -> int:
 
 
 def _parameter_buffers(model: nn.Module) -> dict[str, int]:
-    """Buffers for parameters on their way between disk and use: as many as the modules around one computation have of
-    their own, twice (what comes next is read meanwhile), each of the largest partition's size in elements."""
+    """Buffers for parameters between disk and use: twice as many as the modules around one computation own (the next
+    ones are read meanwhile), each of the largest partition's size in elements."""
     largest = max(parameter.numel() for parameter in model.parameters())
     return {"buffer_count": 2 * _deepest(model), "buffer_size": -(-largest // distributed.world_size())}
 
@@ -174,8 +180,8 @@ def _deepest(module: nn.Module) -> int:
 
 
 def align_gradients(zero: Any) -> None:
-    """Let gradients go to disk in pieces that begin and end at aligned elements of their sub group, as they come back
-    to the same place: O_DIRECT reads to no other address, and DeepSpeed (0.19.8) does not look whether it did."""
+    """Write gradients to disk in pieces that begin and end at aligned elements of their sub group, where they are read
+    back to: O_DIRECT reads to no other address, and DeepSpeed (0.19.8) does not check that it did."""
     if zero.swap_optimizer:
         swapper = zero.optimizer_swapper
         swapper._adjust_for_misaligned_lengths = partial(_aligned_pieces, swapper.numel_alignment)
@@ -195,8 +201,8 @@ def _aligned_pieces(alignment: int, tensors: list[Tensor], offsets: list[int]) -
 
 
 def on_disk(zero: Any, model: nn.Module) -> dict[int, Tensor]:
-    """What is swapped out, by the id of the tensor whose content it is: maps of the files, valid until the next step.
-    Nothing is read before it is used."""
+    """What is swapped out, by the id of the tensor that it belongs to: memory maps of the files, valid until the next
+    step and read when they are used."""
     found: dict[int, Tensor] = {}
     if zero.swap_optimizer:
         for info in zero.optimizer_swapper.swap_params_info.values():
@@ -220,8 +226,8 @@ def _is_out(parameter: Any) -> bool:
 
 @contextmanager
 def writable(zero: Any, owner: int | nn.Parameter) -> Iterator[None]:
-    """Around writing to a sub group's fp32 partition and optimizer states, or to a frozen parameter's partition: in
-    memory inside; afterwards on disk again where they belong there, and what forward reads is up to date."""
+    """Inside, a sub group's fp32 partition and optimizer states, or a frozen parameter's partition, are in memory to be
+    written to. Afterwards they are on disk again if that is their place, and what forward reads is up to date."""
     if isinstance(owner, int):
         swaps = zero._swappable_optimizer_subgroup(owner)
         if swaps:
@@ -240,8 +246,8 @@ def writable(zero: Any, owner: int | nn.Parameter) -> Iterator[None]:
 
 
 def before_update(zero: Any, model: nn.Module) -> None:
-    """Make good what DeepSpeed (0.19.8) gets wrong of a parameter that forward has left out: it would update a copy
-    that was read ahead, and not the file, with a gradient of an earlier update or none at all."""
+    """Correct what DeepSpeed (0.19.8) does to a parameter that forward has left out: it would update a copy that was
+    read ahead instead of the file, with the gradient of an earlier update or with none."""
     release_prefetched(model)
     for group, parameters in enumerate(zero.fp16_groups if zero.swap_optimizer else ()):
         left_out = [p for p in parameters if zero.get_param_id(p) not in zero.norm_for_param_grads]
@@ -255,7 +261,7 @@ def before_update(zero: Any, model: nn.Module) -> None:
 
 
 def release_prefetched(model: nn.Module) -> None:
-    """Give back what was read ahead and not used."""
+    """Release the buffers of what was read ahead and not used."""
     for parameter in model.parameters():
         swapper: Any = getattr(parameter, "nvme_swapper", None)
         if swapper is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..optim.layerwise import leave_backward
 from ..precision import autocast_forward, make_scaler, set_tf32
 from ..schema.parallel import Single
 from ..schema.precision import Precision
@@ -28,7 +29,8 @@ class SingleEngine(Engine):
     def __init__(self, node: Single, *, precision: Precision, device: torch.device) -> None:
         self.device = device
         self._precision = precision
-        set_tf32(precision, device)
+        self._undo = ExitStack()
+        self._undo.callback(set_tf32(precision, device))
         self._scaler = make_scaler(precision, device)
 
     def model_context(self) -> AbstractContextManager[Any]:
@@ -39,8 +41,9 @@ class SingleEngine(Engine):
         self, model: nn.Module, make_optimizer: MakeOptimizer, *, max_grad_norm: float
     ) -> tuple[nn.Module, Optimizer]:
         self._model = model.to(self.device)
-        autocast_forward(model, self._precision, self.device)
+        self._undo.callback(autocast_forward(model, self._precision, self.device))
         self._optimizer = make_optimizer(model)
+        self._undo.callback(leave_backward, self._optimizer)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._max_grad_norm = max_grad_norm
         return model, self._optimizer
@@ -64,4 +67,4 @@ class SingleEngine(Engine):
         return model_weights(self._model)
 
     def close(self) -> None:
-        pass
+        self._undo.close()
