@@ -38,10 +38,10 @@ def test_equal_values_are_equal_texts() -> None:
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        ({"a": {"b": [1, {2}]}}, r"state\.a\.b\[1\]: JSON cannot hold a builtins.set"),
+        ({"a": {"b": [1, {2}]}}, r"state\.a\.b\[1\]: JSON cannot represent a builtins.set"),
         ({"a": {1: 2}}, r"state\.a: the key 1 is not a string"),
-        ({"callbacks": {"x": Path("p")}}, r"state\.callbacks\.x: JSON cannot hold a pathlib"),
-        ({"lr": torch.tensor(1.0)}, r"state\.lr: JSON cannot hold a torch.Tensor"),
+        ({"callbacks": {"x": Path("p")}}, r"state\.callbacks\.x: JSON cannot represent a pathlib"),
+        ({"lr": torch.tensor(1.0)}, r"state\.lr: JSON cannot represent a torch.Tensor"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_by_name(value: Any, error: str) -> None:

@@ -117,7 +117,7 @@ def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
     path = save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="format 2 is of a newer release"):
+    with pytest.raises(CheckpointError, match="format 2 is from a newer release"):
         store.verify(path)
 
 
@@ -131,7 +131,7 @@ def test_a_stray_rank_file_is_refused_and_others_are_not(tmp_path: Path) -> None
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
         store.load(tmp_path / "checkpoint-9")
     with pytest.raises(CheckpointError, match=r"has no manifest\.json"):
         store.load(tmp_path)
@@ -145,7 +145,7 @@ def test_the_one_before_is_used_with_one_line(tmp_path: Path) -> None:
     path, warnings = store.newest(tmp_path)
     assert path == tmp_path / "checkpoint-9"
     assert len(warnings) == 1
-    assert re.fullmatch(r"damaged checkpoint not used: .*checkpoint-10/rank-00000\.safetensors: sha256.*", warnings[0])
+    assert re.fullmatch(r"skipped a damaged checkpoint: .*checkpoint-10/rank-00000\.safetensors: sha256.*", warnings[0])
 
 
 def test_all_damaged_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, place: str, action: str, m
 
 def test_what_json_cannot_hold_is_refused_before_the_checkpoint_appears(tmp_path: Path) -> None:
     with pytest.raises(
-        OSError, match=r"checkpoint-1 was not saved: TypeError: state\.a: JSON cannot hold a builtins\.set"
+        OSError, match=r"checkpoint-1 was not saved: TypeError: state\.a: JSON cannot represent a builtins\.set"
     ):
         store.save(tmp_path, 1, shards=[], state={"a": {1}}, rank_state={})
     assert names(tmp_path) == []

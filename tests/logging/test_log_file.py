@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.logging.log_file import log_failure, log_file
+from trainer.logging.log_file import log_file
 
 
-def test_rank_0_keeps_everything_and_tells_the_terminal_one_line_each(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rank_0_writes_everything_and_prints_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before = (list(root.handlers), root.level, warnings.showwarning)
     logger = logging.getLogger("trainer.somewhere")
@@ -23,7 +21,7 @@ def test_rank_0_keeps_everything_and_tells_the_terminal_one_line_each(
             try:
                 raise ValueError("bad\nthing")
             except ValueError as error:
-                log_failure(error, tmp_path)
+                logger.error("failed: %s", error, exc_info=error)
         assert (list(root.handlers), root.level, warnings.showwarning) == before
     logger.warning("after the run")
     text = (tmp_path / "train.log").read_text()
@@ -32,7 +30,7 @@ def test_rank_0_keeps_everything_and_tells_the_terminal_one_line_each(
     assert "quiet" not in text
     assert "after the run" not in text
     out, err = capsys.readouterr()
-    failure = f"ERROR: ValueError: bad thing; traceback: {tmp_path}/train.log"
+    failure = "ERROR: failed: bad thing"
     assert err.splitlines()[:4] == ["WARNING: careful: two lines", failure] * 2
     assert out == ""
 
@@ -47,7 +45,7 @@ def test_pythons_warnings_arrive(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_another_rank_writes_no_file_and_says_who_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with log_file(tmp_path, rank=1, level="info", level_replica="error"):
-        logging.getLogger("trainer").warning("not told")
-        logging.getLogger("trainer").error("told")
-    assert capsys.readouterr().err == "[rank 1] ERROR: told\n"
+        logging.getLogger("trainer").warning("not printed")
+        logging.getLogger("trainer").error("printed")
+    assert capsys.readouterr().err == "[rank 1] ERROR: printed\n"
     assert list(tmp_path.iterdir()) == []

@@ -16,8 +16,9 @@ import pytest
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
-from trainer import run_directory
-from trainer.events import Events, build_reporters
+from trainer.logging.reporter import build_reporters
+from trainer.run.secrets import mask
+from trainer.events import Events
 from trainer.schema.logging import Wandb as Node
 from trainer.state import RunInfo, State
 
@@ -27,7 +28,7 @@ config = {"optim": {"learning_rate": 1e-4}, "hub": {"hub_token": "very-secret"},
 for first, last, resumed, status in json.loads(sys.argv[3]):
     events = Events({}, build_reporters({"wandb": Node(**options)}))
     run = RunInfo(directory=home / "run", run_id="abc123def456", run_name="default-name", project="p",
-                  config=run_directory.mask(config), resumed_step=resumed)
+                  config=mask(config), resumed_step=resumed)
     run.directory.mkdir(exist_ok=True)
     events.start(run, State())
     for step in range(first, last + 1):

@@ -1,4 +1,4 @@
-"""A tracker's whole life in a process of its own: started, told of steps, closed; perhaps twice, the second resumed."""
+"""A tracker's whole life in a process of its own: started, given records, closed; perhaps resumed and closed again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ SCRIPT = """
 import json, sys
 from dataclasses import fields
 from pathlib import Path
-from trainer import run_directory
-from trainer.events import Events, build_reporters
+from trainer.logging.reporter import build_reporters
+from trainer.run.secrets import mask
+from trainer.events import Events
 from trainer.schema import OPTIONS
 from trainer.state import RunInfo, State
 
@@ -30,7 +31,7 @@ for field in fields(node):  # what composing resolves
 for first, last, resumed, status in sessions:
     events = Events({}, build_reporters({name: node}), timeout=100)
     run = RunInfo(directory=directory, run_id="abc123def456", run_name="the-name", project="p",
-                  config=run_directory.mask(config), resumed_step=resumed)
+                  config=mask(config), resumed_step=resumed)
     (directory / "model").mkdir(parents=True, exist_ok=True)
     (directory / "config.yaml").write_text("a: 1")
     events.start(run, State())
@@ -43,7 +44,7 @@ for first, last, resumed, status in sessions:
 """
 
 Session = tuple[int, int, int, str]
-"""First step, last step, the step it goes on from, status at the end."""
+"""First step, last step, the step it resumes from, status at the end."""
 
 
 def track(

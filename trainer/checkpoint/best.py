@@ -14,16 +14,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The metric that ranks evaluations, and its direction."""
+    """Ranks evaluations by a metric."""
 
     metric: str | None
-    """With its prefix: eval_loss, eval_accuracy ...; None: nothing is ranked."""
+    """With its prefix: eval_loss, eval_accuracy ...; None ranks nothing."""
     greater_is_better: bool
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, *, several: bool = False) -> Best:
-        """`loss` unless named; greater is better unless the name ends in `loss` (HF's defaults). Of ``several``
-        evaluation sets one must be named."""
+        """The config's metric. As in Hugging Face it defaults to `loss`, and greater is better unless its name ends in
+        `loss`. With ``several`` evaluation sets there is no default."""
         if several and checkpoint.metric_for_best_model is None:
             return cls(None, bool(checkpoint.greater_is_better))
         name = (checkpoint.metric_for_best_model or "loss").removeprefix("eval_")
@@ -31,19 +31,20 @@ class Best:
         return cls(f"eval_{name}", not name.endswith("loss") if greater is None else greater)
 
     def value(self, metrics: dict[str, float]) -> float:
-        """The metric of an evaluation; KeyError with what there is."""
+        """The metric's value in an evaluation; KeyError, naming those there are, if it is not one of them."""
         if self.metric is None or self.metric not in metrics:
             names = ", ".join(sorted(metrics))
-            raise KeyError(f"checkpoint.metric_for_best_model={self.metric}: an evaluation gives {names}")
+            raise KeyError(f"checkpoint.metric_for_best_model={self.metric}: the evaluation has {names}")
         return metrics[self.metric]
 
     def update(self, state: State, metrics: dict[str, float]) -> bool:
-        """Keep the score in ``state``; True when this evaluation is the best so far, never one that is not finite."""
+        """Record an evaluation in ``state`` if it is the best so far; return whether it is. A value that is not finite
+        never is."""
         if self.metric is None:
             return False
         value = self.value(metrics)
         if not math.isfinite(value):
-            logger.warning("step %d: %s is %s: not taken for the best", state.step, self.metric, value)
+            logger.warning("step %d: %s is %s: not counted as the best", state.step, self.metric, value)
             return False
         best = state.best_metric
         if best is not None and not (value > best if self.greater_is_better else value < best):

@@ -1,5 +1,5 @@
-"""Digests of a checkpoint, item by item: two runs are in the same state when all items are equal, and a test can name
-the one that is not. Items of the model and the optimizer are over whole tensors: the same at any world size and engine.
+"""Digests of a checkpoint, item by item: two runs are in the same state if all items are equal, and a test can name
+those that are not. Tensors are hashed whole, so a digest is the same at any world size and with any engine.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from .shard import ShardReader
 
 
 def items(checkpoint: Path) -> dict[str, str]:
-    """sha256 of everything in a checkpoint: `model/<name>` and `optim/<key>/<name>` of each tensor, `state.<key>...` of
-    each leaf of what all ranks know, `rank-<r>.<key>...` of what one rank knows (the generators).
+    """sha256 of everything in a checkpoint, by name: `model/<name>` and `optim/<key>/<name>` for tensors,
+    `state.<key>...` for the values that all ranks share, `rank-<r>.<key>...` for those of one rank (its random number
+    generators).
     """
     reader = ShardReader(checkpoint)
     result = {name: _tensor(reader.read_whole(name)) for name in reader.names()}
@@ -33,7 +34,7 @@ def total(items: dict[str, str]) -> str:
 
 
 def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
-    """Names of the items that are not the same, or in one of the two only."""
+    """Names of the items that differ, or are in only one of the two."""
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 

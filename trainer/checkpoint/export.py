@@ -15,11 +15,11 @@ from . import files
 
 
 def export_weights(model: nn.Module, weights: dict[str, Tensor], directory: Path, *, safetensors: bool = True) -> None:
-    """Write ``weights`` (a whole state dict on the CPU) as `model.safetensors`, in one rename of the directory; or as
-    `pytorch_model.bin`.
+    """Write ``weights``, a whole state dict on the CPU, to ``directory`` as `model.safetensors`, or without
+    ``safetensors`` as `pytorch_model.bin`. The directory is replaced in one rename.
 
-    Tensors that share memory (tied weights) are written once, under the first name. A transformers model's config goes
-    with it, so that from_pretrained loads the directory.
+    Tensors that share memory (tied weights) are written once, under the first name. A transformers model's config is
+    written too, so that from_pretrained opens the directory.
     """
     temporary = directory.with_name(".tmp-model")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -28,8 +28,8 @@ def export_weights(model: nn.Module, weights: dict[str, Tensor], directory: Path
     for name, tensor in weights.items():
         unique.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name)
     if safetensors:
-        kept = {name: weights[name].contiguous() for name in unique.values()}
-        save_file(kept, temporary / "model.safetensors", metadata={"format": "pt"})
+        tensors = {name: weights[name].contiguous() for name in unique.values()}
+        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
     else:
         torch.save(weights, temporary / "pytorch_model.bin")
     config: Any = getattr(getattr(model, "module", model), "config", None)

@@ -1,10 +1,10 @@
-"""Named places where a test makes a run fail: nothing happens unless TRAINER_FAILPOINTS is set.
+"""Named places where a test can make a run fail. Nothing happens unless TRAINER_FAILPOINTS is set.
 
-    TRAINER_FAILPOINTS="checkpoint.after_shard@rank1#2=kill9,loop.loss#5=nan"
+    TRAINER_FAILPOINTS="checkpoint.after_shard@rank1#1=kill9,loop.loss#5=nan"
 
-At the second time rank 1 comes by, kill -9. Without ``@rank`` on every rank; without ``#`` every time. Actions: the
-signals below, ``raise`` (RuntimeError), ``enospc`` (OSError), ``exit``, ``sleep`` (an hour: a hung rank) or
-``sleep:SECONDS``; any other word is returned, for the place itself to act upon.
+kills rank 1 the first time it passes checkpoint.after_shard, and every rank's fifth loss becomes nan. Without ``@rank``
+a rule holds on every rank, without ``#`` every time. Actions: the signals below, ``raise`` (RuntimeError), ``enospc``
+(OSError), ``exit``, ``sleep`` (an hour: a hung rank) or ``sleep:SECONDS``; any other word is returned to the place.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from collections import Counter
 _SIGNALS = {"kill9": signal.SIGKILL, "sigterm": signal.SIGTERM, "sigint": signal.SIGINT, "sigstop": signal.SIGSTOP}
 _RULE = re.compile(r"(?P<place>[\w.]+)(@rank(?P<rank>\d+))?(#(?P<time>\d+))?=(?P<action>\w+)(:(?P<argument>[\d.]+))?")
 passes: Counter[str] = Counter()
-"""How often this process came by each place since TRAINER_FAILPOINTS was set."""
+"""How often this process has passed each place since TRAINER_FAILPOINTS was set."""
 
 
 def failpoint(place: str) -> str | None:
-    """Pass a named place; returns the action asked for when it is not one of the common ones."""
+    """Pass a named place. Returns the rule's action if it is not one of the common ones."""
     specification = os.environ.get("TRAINER_FAILPOINTS")
     if not specification:
         return None

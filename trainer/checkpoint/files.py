@@ -1,5 +1,5 @@
-"""Files that are on the disk, not only in its cache, when the call returns; their sizes and checksums. JSON that comes
-back as it went: floats to the last bit, nan and infinities included, nothing silently converted.
+"""Durable files with checksums: on the disk, not only in its cache, when a call returns. And JSON that loads back
+exactly: floats to the last bit, nan and infinities included, nothing silently converted.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHUNK = 16 << 20  # bytes written and hashed at a time: while hot in the cache, and few calls
+CHUNK = 16 << 20  # bytes written and hashed at a time: few calls, and still in the CPU's cache
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a file must be found to be later."""
+    """The size and checksum that a file must still have later."""
 
     size: int
     sha256: str
 
 
 def write(path: Path, content: Iterable[bytes | memoryview]) -> Written:
-    """Write a new file and force it to the disk; hashed on the way, so what is recorded is what was meant."""
+    """Write a new file and force it to the disk. The content is hashed on its way there, so that the checksum is that
+    of what was meant, not of what arrived."""
     digest = hashlib.sha256()
     with path.open("xb") as file:
         for piece in content:
@@ -39,13 +40,13 @@ def write(path: Path, content: Iterable[bytes | memoryview]) -> Written:
 
 
 def read(path: Path) -> Written:
-    """What the file is now."""
+    """The file's present size and checksum."""
     with path.open("rb") as file:
         return Written(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def sync_directory(path: Path) -> None:
-    """Force a directory's entries (names created, renamed, removed) to the disk."""
+    """Force a directory's entries (created, renamed and removed names) to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -54,8 +55,10 @@ def sync_directory(path: Path) -> None:
 
 
 def dumps(value: Any, name: str = "") -> str:
-    """One line of JSON, the same for equal values. Tuples come back as lists; what JSON cannot hold is a TypeError
-    that names the key (``name`` is what the whole is called): no str() of an object, no 1 that comes back as "1".
+    """One line of JSON, the same for equal values; tuples come back as lists.
+
+    Raises TypeError for what JSON cannot represent, naming its key below ``name``: no object becomes its str(), and no
+    key 1 becomes "1".
     """
     _check(value, name)
     return json.dumps(value, sort_keys=True)
@@ -65,11 +68,11 @@ def _check(value: Any, name: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise TypeError(f"{name or 'the top level'}: the key {key!r} is not a string, as JSON's are")
+                raise TypeError(f"{name or 'the top level'}: the key {key!r} is not a string")
             _check(item, f"{name}.{key}" if name else key)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check(item, f"{name}[{index}]")
     elif not (value is None or isinstance(value, bool | int | float | str)):
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        raise TypeError(f"{name or 'the top level'}: JSON cannot hold a {kind}")
+        raise TypeError(f"{name or 'the top level'}: JSON cannot represent a {kind}")

@@ -1,7 +1,7 @@
-"""Named shards to and from safetensors files: one file per rank, read back in any other division. No pickle.
+"""Named shards in safetensors files: one file per rank, read back in any other division. No pickle.
 
-A shard that is a whole tensor is stored under its name and in its shape, so that a one-rank file is an ordinary
-safetensors file; a piece is stored flat as ``name@start``, and the header's metadata (``pieces``, JSON) says of which
+A shard that is a whole tensor is stored under its name and in its shape, so the file of a one-rank run is an ordinary
+safetensors file. A piece is stored flat as ``name@start``; the header's metadata (``pieces``, JSON) describes the
 whole.
 """
 
@@ -46,8 +46,8 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 @dataclass(slots=True)
 class Shard:
-    """A contiguous piece of one named tensor, as held by this rank. The unit of our checkpoint format: every engine
-    describes its state so, whatever it does with it in memory, and any engine at any world size can read it back.
+    """A contiguous piece of one named tensor, held by this rank: the unit of the checkpoint format. Every engine
+    describes its state in shards, whatever its layout in memory, and any engine at any world size can read them back.
     """
 
     name: str
@@ -62,19 +62,19 @@ class Shard:
 
 
 def file_name(rank: int) -> str:
-    """The file in which a rank's shards stand."""
+    """The name of the file with a rank's shards."""
     return f"rank-{rank:05d}.safetensors"
 
 
 def write(path: Path, shards: Sequence[Shard], between: Callable[[], object] = lambda: None) -> files.Written:
-    """Write one rank's shards to a new file, on the disk when this returns. Tensors pass through the CPU one at a time,
-    so saving needs no second copy of the state; ``between`` is called after each of them.
+    """Write one rank's shards to a new file, which is on the disk when this returns. Tensors pass through the CPU one
+    at a time, so saving needs no second copy of the state; ``between`` is called after each of them.
     """
     return files.write(path, _encode(shards, between))
 
 
 def _encode(shards: Sequence[Shard], between: Callable[[], object]) -> Iterator[bytes | memoryview]:
-    # Widest elements first, as safetensors does it: every tensor is then aligned in the memory map.
+    # widest elements first, as in safetensors: every tensor is then aligned in the memory map
     shards = sorted(shards, key=lambda shard: -shard.data.element_size())
     header: dict[str, Any] = {}
     pieces: dict[str, Any] = {}
@@ -83,14 +83,14 @@ def _encode(shards: Sequence[Shard], between: Callable[[], object]) -> Iterator[
         size = shard.data.numel()
         if shard.start < 0 or shard.start + size > math.prod(shard.shape):
             raise ValueError(
-                f"{shard.name}: a piece of {size} elements from {shard.start} is not in shape {shard.shape}"
+                f"{shard.name}: a piece of {size} elements from {shard.start} does not fit in shape {shard.shape}"
             )
         if shard.data.dtype not in _NAMES:
-            raise TypeError(f"{shard.name}: safetensors cannot hold {shard.data.dtype}")
+            raise TypeError(f"{shard.name}: safetensors cannot store {shard.data.dtype}")
         whole = size == math.prod(shard.shape)
         key = shard.name if whole else f"{shard.name}@{shard.start}"
         if key in header:
-            raise ValueError(f"{key}: two shards of one rank have this name")
+            raise ValueError(f"{key}: this rank has two shards of this name")
         if not whole:
             pieces[key] = {"name": shard.name, "shape": shard.shape, "start": shard.start}
         begin, end = end, end + size * shard.data.element_size()
@@ -103,7 +103,7 @@ def _encode(shards: Sequence[Shard], between: Callable[[], object]) -> Iterator[
     for shard in shards:
         data = shard.data.detach().cpu().contiguous()
         if data.numel():
-            # Straight from the tensor's memory: numpy knows no bfloat16.
+            # straight from the tensor's memory: numpy has no bfloat16
             yield memoryview((ctypes.c_char * (data.numel() * data.element_size())).from_address(data.data_ptr())).cast(
                 "B"
             )
@@ -126,7 +126,7 @@ class _Entry:
 
 
 class ShardReader:
-    """The whole tensors of a checkpoint directory, whatever number of ranks wrote it; read lazily, by any range."""
+    """Reads whole tensors of a checkpoint, or any range of them, lazily, whatever number of ranks wrote it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -152,7 +152,7 @@ class ShardReader:
         entry.pieces.append(_Piece(start, start + math.prod(stored), file, key))
 
     def names(self) -> list[str]:
-        """All tensors, sorted."""
+        """Names of all tensors, sorted."""
         return sorted(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -160,16 +160,16 @@ class ShardReader:
         return self._entry(name).shape
 
     def dtype(self, name: str) -> torch.dtype:
-        """Type of its elements."""
+        """Type of the tensor's elements."""
         return self._entry(name).dtype
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> Tensor:
-        """``length`` elements (all the rest) of the flattened whole from ``start``: a new 1-D tensor on the CPU."""
+        """``length`` elements (default: the rest) of the flattened tensor from ``start``, as a new one on the CPU."""
         entry = self._entry(name)
         total = math.prod(entry.shape)
         stop = total if length is None else start + length
         if not 0 <= start <= stop <= total:
-            raise IndexError(f"{name}: elements {start} to {stop} of {total} were asked for")
+            raise IndexError(f"{name}: cannot read elements {start} to {stop} of {total}")
         result = torch.empty(stop - start, dtype=entry.dtype)
         at = start
         for piece in entry.pieces:
@@ -177,23 +177,23 @@ class ShardReader:
                 break
             if piece.stop > at and at < stop:
                 upto = min(piece.stop, stop)
-                # A view into the memory map: only the pages of this range are read.
+                # a view into the memory map: only the pages of this range are read
                 stored = piece.file.get_tensor(piece.key).reshape(-1)
                 result[at - start : upto - start] = stored[at - piece.start : upto - piece.start]
                 at = upto
         if at < stop:
             upto = min([stop] + [piece.start for piece in entry.pieces if piece.start > at])
             raise CheckpointError(
-                f"{self._directory}: {name}: elements {at} to {upto} of {total} are in none of its files"
+                f"{self._directory}: {name}: elements {at} to {upto} of {total} are not in any of its files"
             )
         return result
 
     def read_whole(self, name: str) -> Tensor:
-        """The whole tensor in its shape: a new tensor on the CPU."""
+        """The whole tensor in its shape, as a new tensor on the CPU."""
         return self.read(name).reshape(self.shape(name))
 
     def _entry(self, name: str) -> _Entry:
         try:
             return self._entries[name]
         except KeyError:
-            raise CheckpointError(f"{self._directory}: holds no tensor {name}") from None
+            raise CheckpointError(f"{self._directory}: has no tensor {name}") from None

@@ -1,18 +1,18 @@
-"""Checkpoints: a directory that is whole or not there, verified by checksum before anything is loaded from it.
+"""Checkpoints: directories that are either whole or absent, and verified by checksum before anything is loaded.
 
     checkpoints/checkpoint-<step>/
-      rank-<r>.safetensors   the shards of rank r (shards.py)
-      rank-<r>.json          what only rank r knows: its random number generators
-      state.json             what all ranks know: step, cursor, scheduler, optimizer options ...
+      rank-<r>.safetensors   the shards of rank r (shard.py)
+      rank-<r>.json          the state of rank r alone: its random number generators
+      state.json             the state that all ranks share: step, cursor, scheduler, optimizer options ...
       manifest.json          size and sha256 of each file above, and a digest of itself; written last
 
-A save fills `.tmp-checkpoint-<step>-<random>` and renames it once everything is on the disk. Where checkpoint-<step>
-exists already (the run went back and came here again), that one first becomes `.old-checkpoint-<step>-<random>`:
-between the two renames no checkpoint-<step> is visible, and `clean`, which every start calls first, puts the old one
-back. Hidden names are never taken for checkpoints, so a kill at any point leaves the old or the new one, whole.
+A save fills `.tmp-checkpoint-<step>-<random>` and renames it once everything is on the disk. A checkpoint-<step> that
+exists already (the run went back and reached the step again) first becomes `.old-checkpoint-<step>-<random>`. Between
+the two renames no checkpoint-<step> is visible; `clean`, which every start calls first, then restores the old one.
+Hidden names never count as checkpoints, so a kill at any point leaves either the old or the new one, whole.
 
-All functions are collective: every rank calls them, on a file system that all ranks see; a failure on one rank is the
-same exception on all of them.
+All functions but `read_manifest` are collective: every rank calls them, on a file system that all ranks share, and a
+failure on one rank raises the same exception on all.
 """
 
 from __future__ import annotations
@@ -26,17 +26,13 @@ import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from .. import distributed
 from ..errors import CheckpointError
-from . import files
-from . import shard as shards
+from . import files, shard
 from .failpoints import failpoint
-from .shard import ShardReader
-
-if TYPE_CHECKING:
-    from .shard import Shard
+from .shard import Shard, ShardReader
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -53,23 +49,25 @@ class Saved:
     step: int
     world_size: int
     state: dict[str, Any]
-    """What all ranks know."""
+    """The state that all ranks share."""
     rank_state: dict[str, Any] | None
-    """What this rank alone knew; None when another number of ranks wrote the checkpoint."""
+    """This rank's own state; None if another number of ranks wrote the checkpoint."""
     reader: ShardReader
 
 
 def save(root: Path, step: int, *, shards: Sequence[Shard], state: dict[str, Any], rank_state: dict[str, Any]) -> Path:
-    """Write checkpoint-<step> under ``root`` and return its path; OSError on all ranks when it failed on any, and then
-    nothing is left of it. ``state`` (rank 0's counts) and each rank's ``rank_state`` are JSON.
+    """Write checkpoint-<step> under ``root`` and return its path.
+
+    ``state`` (rank 0's is written) and each rank's ``rank_state`` are JSON. Raises OSError on all ranks when the save
+    failed on any; nothing is left of it then.
     """
     task = f"{root / f'checkpoint-{step}'} was not saved"
-    made = _together(lambda: _make_directory(root, step), OSError, task)
+    made = _on_every_rank(lambda: _make_directory(root, step), OSError, task)
     directory = root / distributed.broadcast(made[0] if made else "")
     try:
-        written = _together(lambda: _write_files(directory, shards, state, rank_state), OSError, task)
+        written = _on_every_rank(lambda: _write_files(directory, shards, state, rank_state), OSError, task)
         records = {name: record for part in written for name, record in part.items()}
-        _together(lambda: _publish(directory, root / f"checkpoint-{step}", step, records), OSError, task)
+        _on_every_rank(lambda: _publish(directory, root / f"checkpoint-{step}", step, records), OSError, task)
     except Exception:
         if distributed.is_main():
             shutil.rmtree(directory, ignore_errors=True)
@@ -90,11 +88,11 @@ def _make_directory(root: Path, step: int) -> str:
 
 
 def _write_files(
-    directory: Path, pieces: Sequence[Shard], state: dict[str, Any], rank_state: dict[str, Any]
+    directory: Path, shards: Sequence[Shard], state: dict[str, Any], rank_state: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     rank = distributed.rank()
-    name = shards.file_name(rank)
-    records = {name: shards.write(directory / name, pieces, lambda: failpoint("checkpoint.after_shard"))}
+    name = shard.file_name(rank)
+    records = {name: shard.write(directory / name, shards, lambda: failpoint("checkpoint.after_shard"))}
     failpoint("checkpoint.after_shards")
     texts = {f"rank-{rank:05d}.json": files.dumps(rank_state, "rank_state")}
     if distributed.is_main():
@@ -133,38 +131,36 @@ def _publish(directory: Path, target: Path, step: int, records: dict[str, dict[s
 
 
 def verify(path: Path) -> None:
-    """Hash every file, shared out over the ranks; CheckpointError on all ranks at the first thing that is not as it was
-    written.
-    """
+    """Hash every file, each rank its share. Raises CheckpointError on all ranks if a file is not as it was written."""
 
-    def share() -> None:
+    def verify_share() -> None:
         manifest = read_manifest(path)
         names = sorted(manifest["files"])
-        strangers = sorted({file.name for file in path.glob("rank-*")} - set(names))
-        if strangers:
-            raise CheckpointError(f"{path}: {strangers[0]} is not in {MANIFEST}")
+        unlisted = sorted({file.name for file in path.glob("rank-*")} - set(names))
+        if unlisted:
+            raise CheckpointError(f"{path}: {unlisted[0]} is not in {MANIFEST}")
         for name in names[distributed.rank() :: distributed.world_size()]:
             _verify_file(path / name, files.Written(**manifest["files"][name]))
 
-    _together(share, CheckpointError)
+    _on_every_rank(verify_share, CheckpointError)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What a checkpoint says it holds, checked against its own digest; not collective."""
+    """A checkpoint's manifest, checked against its own digest. Raises CheckpointError. Not collective."""
     if not path.is_dir():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
+        raise CheckpointError(f"{path}: no such checkpoint")
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
         digest = manifest.pop("digest")
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: has no {MANIFEST}: not a whole checkpoint") from None
+        raise CheckpointError(f"{path}: {MANIFEST} is missing: the checkpoint is incomplete") from None
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path}: {MANIFEST} cannot be read: {error!r}") from error
     if digest != _digest(manifest):
         raise CheckpointError(f"{path}: {MANIFEST} does not match its own digest: damaged or edited")
     if manifest["format"] > FORMAT:
         raise CheckpointError(
-            f"{path}: format {manifest['format']} is of a newer release; this one reads up to {FORMAT}"
+            f"{path}: format {manifest['format']} is from a newer release; this one reads formats up to {FORMAT}"
         )
     return manifest
 
@@ -175,7 +171,7 @@ def _verify_file(path: Path, expected: files.Written) -> None:
         if size != expected.size:
             raise CheckpointError(f"{path}: {size} bytes, not {expected.size} as written")
         if files.read(path) != expected:
-            raise CheckpointError(f"{path}: sha256 is not the one written: the file is damaged")
+            raise CheckpointError(f"{path}: the sha256 differs from the one written: the file is damaged")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: the file is missing") from None
     except OSError as error:
@@ -183,7 +179,7 @@ def _verify_file(path: Path, expected: files.Written) -> None:
 
 
 def load(path: Path, *, verified: bool = False) -> Saved:
-    """Open a checkpoint; unless ``newest`` has just verified it, every file is hashed first. Loads no tensor itself."""
+    """Open a checkpoint, without reading its tensors yet. Every file is hashed first, unless it is ``verified``."""
     if not verified:
         verify(path)
     manifest = read_manifest(path)
@@ -195,8 +191,9 @@ def load(path: Path, *, verified: bool = False) -> Saved:
 
 
 def newest(root: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole (verified) checkpoint under ``root``, None when there is none at all, and a line for each newer
-    one that is damaged. CheckpointError when there are some and none is whole: never a silent start from zero.
+    """The newest whole (verified) checkpoint under ``root``, or None, and a line for each newer one that is damaged.
+
+    Raises CheckpointError when there are checkpoints but all are damaged, so that no run silently starts from zero.
     """
     found = distributed.broadcast(_steps(root) if distributed.is_main() else [])
     warnings: list[str] = []
@@ -206,7 +203,7 @@ def newest(root: Path) -> tuple[Path | None, list[str]]:
             verify(path)
             return path, warnings
         except CheckpointError as error:
-            warnings.append(f"damaged checkpoint not used: {error}")
+            warnings.append(f"skipped a damaged checkpoint: {error}")
     if warnings:
         raise CheckpointError(f"{root}: no checkpoint is whole: {'; '.join(warnings)}")
     return None, warnings
@@ -231,7 +228,7 @@ def find(resume_from: str, root: Path) -> tuple[Path, list[str]]:
 
 
 def clean(root: Path) -> None:
-    """Finish what a killed run left: put back a checkpoint caught in its replacement, remove temporary directories."""
+    """Clean up after a killed run: restore a checkpoint that was being replaced, remove temporary directories."""
 
     def sweep() -> None:
         if not distributed.is_main() or not root.is_dir():
@@ -246,12 +243,14 @@ def clean(root: Path) -> None:
             shutil.rmtree(leftover)
         files.sync_directory(root)
 
-    _together(sweep, OSError, f"{root} cannot be cleaned")
+    _on_every_rank(sweep, OSError, f"{root} cannot be cleaned")
 
 
 def prune(root: Path, limit: int | None, protect: Collection[int] = ()) -> None:
-    """Keep ``limit`` checkpoints (None: all): the newest, those of the steps in ``protect`` (the best, the one just
-    saved), and then the next newest. As in HF the protected ones count, but are kept beyond the limit.
+    """Delete all but ``limit`` checkpoints (None: keep all).
+
+    The newest and those of the steps in ``protect`` (the best, the one just saved) stay, then the next newest up to the
+    limit. As in Hugging Face's rotation the protected ones count towards the limit, but may exceed it.
     """
 
     def remove() -> None:
@@ -259,15 +258,15 @@ def prune(root: Path, limit: int | None, protect: Collection[int] = ()) -> None:
             return
         steps = _steps(root)
         ranked = sorted(steps, key=lambda step: (step == steps[-1] or step in protect, step), reverse=True)
-        kept = max(limit, len({*protect, *steps[-1:]} & set(steps)))
-        for step in sorted(ranked[kept:]):
-            # Renamed first: a kill in the middle of the deletion leaves no half checkpoint under a good name.
+        keep = max(limit, len({*protect, *steps[-1:]} & set(steps)))
+        for step in sorted(ranked[keep:]):
+            # renamed first, so that a kill during the deletion leaves no half checkpoint under its name
             hidden = root / f".tmp-deleted-{step}-{secrets.token_hex(4)}"
             (root / f"checkpoint-{step}").rename(hidden)
             failpoint("checkpoint.in_deletion")
             shutil.rmtree(hidden, ignore_errors=True)
 
-    _together(remove, OSError, f"old checkpoints in {root} cannot be removed")
+    _on_every_rank(remove, OSError, f"old checkpoints in {root} cannot be removed")
 
 
 def _steps(root: Path) -> list[int]:
@@ -279,8 +278,8 @@ def _digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(files.dumps(manifest).encode()).hexdigest()
 
 
-def _together(action: Callable[[], _T], error_type: type[Exception], task: str = "") -> list[_T]:
-    """Run ``action`` on every rank; ``error_type`` on all ranks when it raised on any. Rank 0 gets all results."""
+def _on_every_rank(action: Callable[[], _T], error_type: type[Exception], task: str = "") -> list[_T]:
+    """Run ``action`` on every rank; rank 0 gets all results. Raises ``error_type`` on all ranks if it raised on any."""
     results: list[_T] = []
     problem, own = "", None
     try:

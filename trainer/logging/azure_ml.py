@@ -6,6 +6,7 @@ from typing import Any
 
 from ..schema.trackers import AzureML as AzureMLNode
 from ..state import RunInfo
+from .names import numbers
 from .reporter import Reporter
 
 
@@ -23,14 +24,13 @@ class AzureML(Reporter):
             self._run = Run.get_context(allow_offline=False)
         except RunEnvironmentException as error:
             raise PermissionError(
-                "there is no Azure ML job around this run (AZUREML_RUN_ID is not set): submit it as one, or leave "
+                "this run is not inside an Azure ML job (AZUREML_RUN_ID is not set): submit it as one, or leave "
                 "azure_ml out of `logging=`"
             ) from error
 
     def log(self, record: dict[str, Any]) -> None:
-        for key, value in record.items():
-            if key not in ("step", "time") and isinstance(value, int | float):
-                self._run.log(key, value, description=key, step=record["step"])
+        for key, value in numbers(record).items():
+            self._run.log(key, value, description=key, step=record["step"])
 
     def finish(self, status: str) -> None:
         self._run.flush()

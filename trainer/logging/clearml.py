@@ -8,16 +8,14 @@ from typing import Any
 from ..schema.trackers import ClearML as ClearMLNode
 from ..schema.trackers import ClearMLMode
 from ..state import RunInfo
+from .names import SUMMARY, numbers
 from .reporter import Reporter
-
-SINGLE = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos", "epoch")
-"""What Hugging Face reports as single values."""
 
 
 class ClearML(Reporter):
-    """One ClearML task per run, tagged with the manifest's run_id; a resumed run goes on in it.
+    """One ClearML task per run, tagged with the manifest's run_id; a resumed run continues it.
 
-    Metrics stand as title train, eval or test and series. No output, argument or framework is hooked.
+    A metric's title is train, eval or test, its series the rest. No output, argument or framework is hooked.
     """
 
     def __init__(self, node: ClearMLNode) -> None:
@@ -42,7 +40,7 @@ class ClearML(Reporter):
                 task_name=os.environ.get("CLEARML_TASK") or node.name or run.run_name,
                 tags=[run.run_id, *node.tags],
                 reuse_last_task_id=False,
-                # 0: the steps are ours and count on from where the run was
+                # 0 below: our steps already continue from where the run was
                 continue_last_task=before[0] if before else False,
                 auto_connect_arg_parser=False,
                 auto_connect_frameworks=False,
@@ -61,10 +59,8 @@ class ClearML(Reporter):
 
     def log(self, record: dict[str, Any]) -> None:
         logger = self._task.get_logger()
-        for key, value in record.items():
-            if key in ("step", "time") or not isinstance(value, int | float):
-                continue
-            if key in SINGLE:
+        for key, value in numbers(record).items():
+            if key in (*SUMMARY, "epoch"):
                 logger.report_single_value(key, value)
             else:
                 prefix, _, rest = key.partition("_")

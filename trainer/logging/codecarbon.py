@@ -10,7 +10,8 @@ from .reporter import Reporter
 
 
 class CodeCarbon(Reporter):
-    """Measures from start to finish and writes a row of emissions.csv; it takes no metrics, as with Hugging Face."""
+    """Measures from start to finish and writes a row of emissions.csv. As in Hugging Face's callback, it logs no
+    metrics."""
 
     def __init__(self, node: CodeCarbonNode) -> None:
         import torch

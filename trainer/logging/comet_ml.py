@@ -9,13 +9,12 @@ from typing import Any
 from ..schema.trackers import Comet as CometNode
 from ..schema.trackers import CometMode
 from ..state import RunInfo
-from .flat import flatten
-from .names import tracker_names
+from .names import flatten, tracker_names
 from .reporter import Reporter
 
 
 class Comet(Reporter):
-    """One Comet experiment per run: its key is made of the manifest's run_id, so a resumed run goes on in it.
+    """One Comet experiment per run. Its key derives from the manifest's run_id, so a resumed run continues it.
 
     No source code, git patch, command line or output is captured.
     """

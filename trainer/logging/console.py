@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and a summary at the end."""
+"""The terminal: a progress bar, or plain lines where the output is not a terminal, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 REFRESH_RATE = 4
-"""Redraws of the bar per second, from its own thread: under 1% of a core."""
+"""Redraws of the bar per second, in its own thread; under 1 % of a core."""
 
 
 class Console(Reporter):
-    """Step, loss, rate and time left. The bar's own thread reads the step, so the loop never calls it."""
+    """Step, loss, speed and time left. The bar reads the step in its own thread, so the loop never calls it."""
 
     def __init__(self, node: ConsoleNode) -> None:
         self._bar: Progress | None = None
@@ -33,7 +33,7 @@ class Console(Reporter):
         self._started = time.perf_counter()
         self._line_before = (run.resumed_step, self._started)
         plain = run.config.get("logging", {}).get("disable_tqdm") or os.environ.get("TERM") == "dumb"
-        print(f"{run.run_name}: {self.progress()[1]} steps in {run.directory}" + _from(run.resumed_step), flush=True)
+        print(f"{run.run_name}: {self.progress()[1]} steps in {run.directory}" + _resumed(run.resumed_step), flush=True)
         if sys.stdout.isatty() and not plain:
             self._bar = _bar(self.progress)
             self._bar.start()
@@ -55,7 +55,7 @@ class Console(Reporter):
         print(*self._summary(status), sep="\n", flush=True)
 
     def _line(self, record: dict[str, Any]) -> str:
-        """One record: where the run stands, the metrics, how fast it goes."""
+        """One record as a line: progress, metrics, speed."""
         step, steps = record["step"], self.progress()[1]
         parts = [f"step {step:>{len(str(steps))}}/{steps}", f"epoch {record['epoch']:.2f}", *_numbers(record)]
         (step_before, time_before), self._line_before = self._line_before, (step, time.perf_counter())
@@ -80,8 +80,8 @@ class Console(Reporter):
         yield f"directory: {self._run.directory}"
 
 
-def _from(step: int) -> str:
-    return f", going on after step {step}" if step else ""
+def _resumed(step: int) -> str:
+    return f", resuming after step {step}" if step else ""
 
 
 def _rate(steps_per_second: float) -> str:
@@ -98,7 +98,7 @@ def _numbers(record: dict[str, Any]) -> list[str]:
 
 
 def _bar(progress: Callable[[], tuple[int, int]]) -> Progress:
-    """rich is imported for a terminal alone: 0.1 s."""
+    """The progress bar. rich, whose import takes 0.1 s, is imported only for a terminal."""
     from rich.file_proxy import FileProxy
     from rich.progress import (
         BarColumn,
@@ -109,7 +109,7 @@ def _bar(progress: Callable[[], tuple[int, int]]) -> Progress:
     )
 
     class Bar(Progress):
-        """Asks for the step whenever it is drawn."""
+        """Reads the step whenever it is drawn."""
 
         def get_renderables(self) -> Iterable[RenderableType]:
             for task in self.tasks:
@@ -119,7 +119,7 @@ def _bar(progress: Callable[[], tuple[int, int]]) -> Progress:
             yield from super().get_renderables()
 
     def write_directly() -> None:
-        """In a forked DataLoader worker: the bar's lock may have been held at the moment of the fork."""
+        """Bypass the bar in a forked DataLoader worker: its lock may have been held at the moment of the fork."""
         for name in ("stdout", "stderr"):
             if isinstance(proxy := getattr(sys, name), FileProxy):
                 setattr(sys, name, proxy.rich_proxied_file)

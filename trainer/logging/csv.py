@@ -12,8 +12,8 @@ from .reporter import Reporter
 
 
 class Csv(Reporter):
-    """One row per record, one column per metric. Always metrics.jsonl, seen as a table: where a row cannot simply be
-    appended (a new metric, a run that went back to a checkpoint) the table is made again from there, in one rename.
+    """One row per record, one column per metric. Where a row cannot simply be appended (a new metric, a run that went
+    back to a checkpoint), the table is rebuilt from metrics.jsonl and replaced in one rename.
     """
 
     def __init__(self, node: CsvNode) -> None:
@@ -22,12 +22,12 @@ class Csv(Reporter):
 
     def start(self, run: RunInfo) -> None:
         self._source, self._path = run.directory / "metrics.jsonl", run.directory / "metrics.csv"
-        self._make()
+        self._rebuild()
 
     def log(self, record: dict[str, Any]) -> None:
         if record["step"] < self._step or not record.keys() <= set(self._columns):
             self._file.close()
-            self._make()
+            self._rebuild()
         else:
             csv.DictWriter(self._file, self._columns, lineterminator="\n").writerow(record)
             self._file.flush()
@@ -36,7 +36,7 @@ class Csv(Reporter):
     def finish(self, status: str) -> None:
         self._file.close()
 
-    def _make(self) -> None:
+    def _rebuild(self) -> None:
         rows = list(read(self._source)) if self._source.exists() else []
         self._columns = list(dict.fromkeys(["step", "epoch", "time", *(column for row in rows for column in row)]))
         temporary = self._path.with_name(self._path.name + ".tmp")

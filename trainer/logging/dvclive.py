@@ -6,12 +6,12 @@ from typing import Any
 
 from ..schema.trackers import DVCLive as DVCLiveNode
 from ..state import RunInfo
-from .flat import flatten
+from .names import flatten, numbers
 from .reporter import Reporter
 
 
 class DVCLive(Reporter):
-    """DVCLive's directory of metrics, plots and parameters, under its names for the Trainer (loss, eval/loss)."""
+    """A DVCLive directory of metrics, plots and parameters, under DVCLive's names for the Trainer (loss, eval/loss)."""
 
     def __init__(self, node: DVCLiveNode) -> None:
         self._node = node
@@ -34,9 +34,8 @@ class DVCLive(Reporter):
         from dvclive.utils import standardize_metric_name
 
         self._live.step = record["step"]
-        for key, value in record.items():
-            if key not in ("step", "time") and isinstance(value, int | float):
-                self._live.log_metric(standardize_metric_name(key, "dvclive.huggingface"), value)
+        for key, value in numbers(record).items():
+            self._live.log_metric(standardize_metric_name(key, "dvclive.huggingface"), value)
         self._live.make_summary()
 
     def finish(self, status: str) -> None:

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class Flyte(Reporter):
-    """Inside a Flyte task: what its restarts and its console's decks need."""
+    """Inside a Flyte task: saves checkpoints for its restarts, and the log history as a deck for its console."""
 
     def __init__(self, node: FlyteNode) -> None:
         self._node = node
@@ -31,11 +31,11 @@ class Flyte(Reporter):
                 self._store = current_context().checkpoint
             except NotImplementedError as error:
                 raise RuntimeError(
-                    "there is no Flyte task with a checkpoint around this run: FLYTE_INTERNAL_EXECUTION_ID and a "
-                    "checkpoint path are set inside one; elsewhere logging.reporters.flyte.sync_checkpoints=false"
+                    "this run is not inside a Flyte task with a checkpoint, which sets FLYTE_INTERNAL_EXECUTION_ID and "
+                    "a checkpoint path; fix: logging.reporters.flyte.sync_checkpoints=false"
                 ) from error
         if self._node.save_log_history and not find_spec("flytekitplugins.deck"):
-            logger.warning("no deck `Log History`: pip install flytekitplugins-deck-standard")
+            logger.warning("the deck `Log History` needs a package: pip install flytekitplugins-deck-standard")
             self._node.save_log_history = False
 
     def log(self, record: dict[str, Any]) -> None:

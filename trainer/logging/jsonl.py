@@ -1,4 +1,6 @@
-"""metrics.jsonl: the run's own record of its metrics. Always written, on rank 0; no reporter, so never switched off."""
+"""metrics.jsonl: the run's own record of its metrics, always written by rank 0. It is not a reporter, which could be
+switched off.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from typing import Any
 
 
 class MetricsFile:
-    """Appends one JSON object per log or evaluation, flushed at once: a kill -9 tears at most the last line, and
-    opening the file again drops that.
+    """Appends one JSON object per log or evaluation and flushes it: a kill -9 damages at most the last line, which is
+    dropped when the file is opened again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -21,17 +23,17 @@ class MetricsFile:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record. Floats keep every digit; nan and inf stand as NaN and Infinity, never hidden."""
+        """Append a record. Floats keep every digit; nan and inf are written as NaN and Infinity."""
         self._file.write(json.dumps(record, default=_number) + "\n")
         self._file.flush()
 
     def truncate(self, step: int) -> None:
-        """Before going on from the checkpoint of ``step``: drop what came after it, and the old end's summary, so that
-        each step stands here once. 0 (a run that starts afresh) drops everything.
+        """Drop the records after ``step`` and the previous summary, so that a run that resumes from the checkpoint of
+        ``step`` records each step once. 0 (a fresh start) drops everything.
         """
-        kept = [r for r in read(self.path) if 0 < step >= r.get("step", 0) and "train_runtime" not in r]
+        records = [r for r in read(self.path) if 0 < step >= r.get("step", 0) and "train_runtime" not in r]
         self._file.close()
-        _rewrite(self.path, kept)
+        _rewrite(self.path, records)
         self._file = self.path.open("a", encoding="utf-8")
 
     def close(self) -> None:
@@ -39,18 +41,18 @@ class MetricsFile:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a metrics.jsonl, without a torn last line."""
+    """The records of a metrics.jsonl, without an incomplete last line."""
     for line in path.read_bytes().split(b"\n")[:-1]:
         try:
             record = json.loads(line)
-        except ValueError:  # a file system that lost a block in a power cut: zeros, half a character
+        except ValueError:  # zeros or half a character: a file system that lost a block in a power failure
             continue
         if isinstance(record, dict):
             yield record
 
 
 def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
-    """Replace the file's content in one rename, unless it is that already."""
+    """Replace the file's content in one rename, unless it is the same already."""
     content = "".join(json.dumps(record) + "\n" for record in records).encode()
     if content == path.read_bytes():
         return

@@ -10,20 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import describe
-
 FILE = "train.log"
 
 
 @contextmanager
 def log_file(directory: Path, *, rank: int, level: str, level_replica: str) -> Iterator[None]:
-    """While inside: rank 0 appends everything from ``level`` up to train.log, tracebacks included, and tells warnings
-    and errors in one line each on stderr; the other ranks tell stderr what is at ``level_replica`` or worse. Python's
-    warnings go to the log alone. Afterwards logging is as it was.
+    """Set up logging for a run, and restore it afterwards.
+
+    Rank 0 appends everything from ``level`` up, with tracebacks, to train.log, and prints warnings and errors as one
+    line each on stderr. Other ranks print what is at ``level_replica`` or above on stderr. Python's warnings go to
+    train.log only.
     """
     root, showwarning = logging.getLogger(), warnings.showwarning
-    level_here = logging.getLevelName((level if rank == 0 else level_replica).upper())
-    terminal = _Terminal(max(level_here, logging.WARNING) if rank == 0 else level_here)
+    level_of_rank = logging.getLevelName((level if rank == 0 else level_replica).upper())
+    terminal = _Terminal(max(level_of_rank, logging.WARNING) if rank == 0 else level_of_rank)
     terminal.setFormatter(
         _OneLine("%(levelname)s: %(message)s" if rank == 0 else f"[rank {rank}] %(levelname)s: %(message)s")
     )
@@ -36,7 +36,7 @@ def log_file(directory: Path, *, rank: int, level: str, level_replica: str) -> I
     level_before = root.level
     for handler in handlers:
         root.addHandler(handler)
-    root.setLevel(level_here)
+    root.setLevel(level_of_rank)
     warnings.showwarning = _log_warning
     try:
         yield
@@ -48,13 +48,8 @@ def log_file(directory: Path, *, rank: int, level: str, level_replica: str) -> I
             handler.close()
 
 
-def log_failure(error: BaseException, directory: Path) -> None:
-    """The traceback to train.log, and one line on stderr that says what went wrong and where the traceback is."""
-    logging.getLogger("trainer").error("%s; traceback: %s", describe(error), directory / FILE, exc_info=error)
-
-
 class _Terminal(logging.StreamHandler[TextIO]):
-    """Writes to whatever sys.stderr is at the time: the progress bar's proxy puts the line above the bar."""
+    """Writes to the current sys.stderr, so that the progress bar's proxy can print the line above the bar."""
 
     def __init__(self, level: int) -> None:
         super().__init__()

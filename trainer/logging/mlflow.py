@@ -9,16 +9,16 @@ from typing import Any
 
 from ..schema.trackers import MLflow as MLflowNode
 from ..state import RunInfo
-from .flat import flatten
+from .names import flatten, numbers
 from .reporter import Reporter
 
 TAG = "trainer.run_id"
-"""Where the manifest's run_id stands: a resumed run goes on in the MLflow run that carries it."""
+"""Tag with the manifest's run_id; a resumed run continues the MLflow run that has it."""
 _STATUS = {"completed": "FINISHED", "failed": "FAILED"}
 
 
 class MLflow(Reporter):
-    """One MLflow run per run, through MLflow's client: no global state, and no other run is touched."""
+    """One MLflow run per run, through MLflow's client, which has no global state: no other run is touched."""
 
     def __init__(self, node: MLflowNode) -> None:
         self._node = node
@@ -31,12 +31,12 @@ class MLflow(Reporter):
         self._client = MlflowClient(node.tracking_uri)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or node.experiment
         experiment = self._client.get_experiment_by_name(name)
-        where = experiment.experiment_id if experiment else self._client.create_experiment(name)
-        known = os.environ.get("MLFLOW_RUN_ID") or self._known(where, run)
-        if known:
-            self._client.update_run(known, status="RUNNING")
-        self._id = known or self._create(where, run)
-        if known:
+        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        existing = os.environ.get("MLFLOW_RUN_ID") or self._existing(experiment_id, run)
+        if existing:
+            self._client.update_run(existing, status="RUNNING")
+        self._id = existing or self._create(experiment_id, run)
+        if existing:
             return
         params = {_clean(key): str(value) for key, value in flatten(run.config).items()}
         fitting = [(key, value) for key, value in params.items() if len(value) <= MAX_PARAM_VAL_LENGTH]
@@ -44,9 +44,8 @@ class MLflow(Reporter):
             self._log_batch(params=fitting[first : first + MAX_PARAMS_TAGS_PER_BATCH])
 
     def log(self, record: dict[str, Any]) -> None:
-        numbers = {key: value for key, value in record.items() if isinstance(value, int | float)}
-        step, time = int(numbers.pop("step")), numbers.pop("time")
-        self._log_batch(metrics=[(_clean(key), value, time, step) for key, value in numbers.items()])
+        step, time = record["step"], record["time"]
+        self._log_batch(metrics=[(_clean(key), value, time, step) for key, value in numbers(record).items()])
 
     def finish(self, status: str) -> None:
         if self._node.log_artifacts:
@@ -55,7 +54,7 @@ class MLflow(Reporter):
                     self._client.log_artifact(self._id, path)
         self._client.set_terminated(self._id, _STATUS.get(status, "KILLED"))
 
-    def _known(self, experiment: str, run: RunInfo) -> str | None:
+    def _existing(self, experiment: str, run: RunInfo) -> str | None:
         if not run.resumed_step:
             return None
         found = self._client.search_runs([experiment], f"tags.`{TAG}` = '{run.run_id}'", max_results=1)
@@ -89,5 +88,5 @@ class MLflow(Reporter):
 
 
 def _clean(name: str) -> str:
-    """What MLflow does not take in a name becomes _, as with Hugging Face."""
+    """The name with `_` for every character that MLflow does not allow, as in Hugging Face's callback."""
     return re.sub(r"[^0-9A-Za-z_\-. :/]", "_", name)

@@ -12,9 +12,9 @@ from .reporter import Reporter
 
 
 class Neptune(Reporter):
-    """One Neptune run per run: the manifest's run_id is its custom id, so a resumed run goes on in it.
+    """One Neptune run per run, with the manifest's run_id as its custom id, so a resumed run continues it.
 
-    Everything stands below `base_namespace`, as with Hugging Face's callback. No output or source code is captured.
+    Everything is logged below `base_namespace`, as in Hugging Face's callback. No output or source code is captured.
     """
 
     def __init__(self, node: NeptuneNode) -> None:

@@ -17,13 +17,14 @@ from ..state import RunInfo
 
 
 class Reporter(ABC):
-    """Listens to a run on rank 0 and tells a service or a file. It cannot change or end the run: after its first
-    failure it is switched off with one warning; but one that cannot be built stops the run before training.
+    """Listens to a run on rank 0 and reports to a service or a file. It cannot change or end the run: after its first
+    failure it is switched off with one warning. Only a reporter that cannot be built or started stops the run, before
+    training.
     """
 
     progress: Callable[[], tuple[int, int]] = staticmethod(lambda: (0, 0))
-    """(steps done, steps in all), set before ``start``. A reporter that shows each step asks from a thread of its own,
-    at its own rate: the loop never calls a reporter per step."""
+    """Returns (steps done, total steps); set before ``start``. A reporter that shows every step calls it in a thread of
+    its own, at its own rate: the loop never calls a reporter per step."""
 
     @abstractmethod
     def start(self, run: RunInfo) -> None:
@@ -35,11 +36,11 @@ class Reporter(ABC):
 
     @abstractmethod
     def finish(self, status: str) -> None:
-        """Close; status is `completed`, `failed`, `preempted` or `stopped`."""
+        """Close files or connections; ``status`` is `completed`, `failed`, `preempted` or `stopped`."""
 
 
 def build_reporters(nodes: Mapping[str, Any]) -> dict[str, Reporter]:
-    """Build `logging.reporters`; one that cannot be built stops the run, named."""
+    """Build `logging.reporters`. Raises ReporterError, with its name, for one that cannot be built."""
     reporters: dict[str, Reporter] = {}
     with preserved_rng():
         for name, node in nodes.items():

@@ -10,15 +10,12 @@ from typing import Any
 
 from ..schema.trackers import SwanLab as SwanLabNode
 from ..state import RunInfo
-from .names import tracker_names
+from .names import SUMMARY, tracker_names
 from .reporter import Reporter
-
-SINGLE = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
-"""What Hugging Face logs below single_value/."""
 
 
 class SwanLab(Reporter):
-    """One SwanLab experiment per run: it has the manifest's run_id, so a resumed run goes on in it."""
+    """One SwanLab experiment per run, with the manifest's run_id as its id, so a resumed run continues it."""
 
     def __init__(self, node: SwanLabNode) -> None:
         self._node = node
@@ -50,13 +47,13 @@ class SwanLab(Reporter):
             mode=mode,
             id=run.run_id,
             resume="allow",
-            # the command line may hold a secret, and the terminal is the console's
+            # the command line may hold a secret, and the terminal belongs to the console reporter
             settings=self._swanlab.Settings(probe={"runtime": False}, terminal={"proxy_type": "none"}),
         )
 
     def log(self, record: dict[str, Any]) -> None:
-        single = {f"single_value/{key}": record[key] for key in SINGLE if key in record}
-        series = tracker_names({key: value for key, value in record.items() if key not in SINGLE})
+        single = {f"single_value/{key}": record[key] for key in SUMMARY if key in record}
+        series = tracker_names({key: value for key, value in record.items() if key not in SUMMARY})
         self._swanlab.log({**single, **series, "train/global_step": record["step"]}, step=record["step"])
 
     def finish(self, status: str) -> None:
@@ -66,7 +63,7 @@ class SwanLab(Reporter):
 
 @contextmanager
 def _no_handlers() -> Iterator[None]:
-    """SwanLab would take SIGINT, which is the run's (Ctrl-C saves), and fails at it in a reporter's thread."""
+    """Keep SwanLab off SIGINT: Ctrl-C is the run's (it saves), and a reporter's thread cannot set a handler."""
     before = signal.signal
     signal.signal = lambda signalnum, handler: signal.getsignal(signalnum)
     try:

@@ -25,7 +25,7 @@ class TensorBoard(Reporter):
         self._log_dir = node.log_dir
 
     def start(self, run: RunInfo) -> None:
-        # purge_step hides what a killed run wrote after the checkpoint from which this one goes on.
+        # purge_step hides what a killed run wrote after the checkpoint that this one resumes from
         self._writer = self._writer_class(
             Path(self._log_dir) if self._log_dir else run.directory / "tensorboard",
             purge_step=run.resumed_step + 1 if run.resumed_step else None,

@@ -11,7 +11,7 @@ from .reporter import Reporter
 
 
 class Trackio(Reporter):
-    """Metrics under the Trainer's names over `train/global_step`. A run of the same name in the project goes on.
+    """Metrics under the Trainer's names over `train/global_step`. A run of the same name in the project is continued.
 
     Unlike Hugging Face's callback it logs the end's summary too (train/train_loss, train/train_runtime ...).
     """

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Wandb(Reporter):
-    """One W&B run per run: it has the manifest's run_id, so a resumed run goes on in it.
+    """One W&B run per run, with the manifest's run_id as its id, so a resumed run continues it.
 
-    Metrics stand under the Trainer's names over `train/global_step`. No source code is uploaded (the manifest keeps the
-    commit and the patch), no output is captured, and everything on disk stays in the run's directory.
+    Metrics have the Trainer's names over `train/global_step`. No source code is uploaded (the manifest has the commit
+    and the patch), no output is captured, and all local files are in the run's directory.
     """
 
     def __init__(self, node: WandbNode) -> None:
@@ -69,7 +69,7 @@ class Wandb(Reporter):
 
 @contextmanager
 def _cache(directory: Path) -> Iterator[None]:
-    """wandb's service writes its logs below WANDB_CACHE_DIR as it starts, else into the user's home."""
+    """Set WANDB_CACHE_DIR, below which wandb's service writes its logs as it starts; its default is the user's home."""
     before = os.environ.get("WANDB_CACHE_DIR")
     os.environ["WANDB_CACHE_DIR"] = before or str(directory / "cache")
     try:
