@@ -19,7 +19,7 @@ from tests.jobs import make_config
 from tests.tiny import Blocks
 from tests.train.test_resume import KILLED, assert_same, killed_at
 from trainer.callbacks.callback import Callback
-from trainer.compile import speed_up
+from trainer.compile import compile_model
 from trainer.schema.compile import Compile
 from trainer.schema.parallel import DDP, FSDP
 from trainer.schema.train import Train
@@ -56,7 +56,7 @@ def test_the_model_is_compiled_in_place(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch, "compile", spy)
     model = Blocks()
     names = list(model.state_dict())
-    speed_up(model, Compile(torch_compile_backend="inductor", torch_compile_mode="max-autotune"))
+    compile_model(model, Compile(torch_compile_backend="inductor", torch_compile_mode="max-autotune"))
     model(torch.randn(2, 97))
     assert counter.frame_count == 1
     assert given == {"backend": "inductor", "mode": "max-autotune"}
@@ -87,7 +87,7 @@ def test_a_compiled_run_resumes_to_the_bit(tmp_path: Path) -> None:
 INTERPRETED = """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from trainer.compile import speed_up
+from trainer.compile import compile_model
 from trainer.schema.compile import Compile
 
 sizes = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -99,7 +99,7 @@ for kernel in ("rope", "cross_entropy", "fused_linear_cross_entropy"):
     for use in (False, True):
         if use:
             others = ("rope", "swiglu", "rms_norm", "cross_entropy", "fused_linear_cross_entropy")
-            speed_up(model, Compile(use_liger_kernel=True, liger_kernel_config={k: k == kernel for k in others}))
+            compile_model(model, Compile(use_liger_kernel=True, liger_kernel_config={k: k == kernel for k in others}))
         model.zero_grad()
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
@@ -135,7 +135,7 @@ def test_liger_kernel_gets_the_model_and_its_config(monkeypatch: pytest.MonkeyPa
     for module in (ModuleType("liger_kernel"), package, patch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     model = Known(2, 2)
-    speed_up(model, Compile(use_liger_kernel=True, liger_kernel_config={"rope": False}))
+    compile_model(model, Compile(use_liger_kernel=True, liger_kernel_config={"rope": False}))
     assert calls == [{"model": model, "rope": False}]
     with pytest.raises(ValueError, match="liger-kernel does not know Linear, only transformers models of type llama"):
-        speed_up(nn.Linear(2, 2), Compile(use_liger_kernel=True))
+        compile_model(nn.Linear(2, 2), Compile(use_liger_kernel=True))

@@ -117,7 +117,7 @@ def test_a_failure_in_on_exception_does_not_hide_the_first_error(caplog: pytest.
 
 
 def test_what_is_no_callback_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"callbacks.x must be a trainer.events.Callback, not object"):
+    with pytest.raises(TypeError, match=r"callbacks.x must be a trainer.Callback, not object"):
         Events({"x": object()})  # type: ignore[dict-item]
 
 
@@ -229,7 +229,7 @@ def test_a_reporter_that_cannot_start_stops_the_run_and_closes_the_others(run: R
 def test_a_reporter_that_cannot_be_built_is_named() -> None:
     with pytest.raises(ReporterError, match=r"logging.reporters.bad cannot start: ZeroDivisionError"):
         build_reporters({"bad": {"_target_": "fractions.Fraction", "_args_": [1, 0]}})
-    with pytest.raises(ReporterError, match=r"Fraction is not a trainer.events.Reporter"):
+    with pytest.raises(ReporterError, match=r"Fraction is not a trainer.Reporter"):
         build_reporters({"bad": {"_target_": "fractions.Fraction"}})
 
 

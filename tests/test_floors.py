@@ -16,7 +16,7 @@ ROOT = Path(trainer.__file__).parent
 
 FLOORS = [
     {"schema", "errors"},
-    {"config", "build", "distributed", "rng", "state", "tree", "run"},
+    {"config", "build", "distributed", "rng", "state", "tree", "worker", "run"},
     {
         *("data", "model", "task", "optim", "scheduler", "precision", "memory", "compile"),
         *("callbacks", "logging", "checkpoint", "parallel", "evaluation", "events", "hub"),
@@ -34,6 +34,7 @@ ARROWS = {
     "parallel": {"precision", "optim", "checkpoint"},
     "evaluation": {"data", "task", "precision", "checkpoint"},
     "events": {"callbacks", "logging"},
+    "callbacks": {"data", "task", "parallel"},
     "hub": {"callbacks", "checkpoint", "parallel"},
     "cli": {"plan", "interchange", "sweep", "cluster"},
     "__main__": {"cli"},

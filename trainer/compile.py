@@ -9,8 +9,8 @@ from torch import nn
 from .schema.compile import Compile
 
 
-def speed_up(model: nn.Module, node: Compile) -> None:
-    """What the section asks of the model, in place. Before the engine wraps it; parameters keep their names."""
+def compile_model(model: nn.Module, node: Compile) -> None:
+    """Apply the section to the model in place, before the engine wraps it; parameters keep their names."""
     if node.use_liger_kernel:
         _use_liger_kernel(model, node.liger_kernel_config)
     if node.is_enabled():

@@ -1,13 +1,13 @@
-"""A run's weights to the Hugging Face Hub, in the background: nothing that goes wrong there ends or holds up a run."""
+"""Uploads to the Hugging Face Hub in the background: no failure there ends a run or holds it up."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
+from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -20,25 +20,30 @@ from .schema import Config
 from .schema.checkpoint import SaveStrategy
 from .schema.hub import HubStrategy
 from .state import Control, State
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 logger = logging.getLogger(__name__)
 
 
 class Hub(Callback):
-    """Uploads what hub.hub_strategy says at each save, and `model/` at the end. On every rank: gathering sharded
-    weights takes all of them; rank 0 uploads.
+    """Uploads what hub.hub_strategy names after each save, and `model/` at the end.
 
-    A save's files are set aside first (the checkpoint's as hard links), so training, retention and the next save go on.
+    It runs on every rank, because all of them gather sharded weights; rank 0 uploads. The files of a save are copied
+    first (a checkpoint's as hard links), so that neither training nor retention waits for the upload.
     """
 
     def __init__(self, config: Config, directory: Path, engine: Engine, model: nn.Module) -> None:
         self._config, self._node = config, config.hub
         self._directory, self._engine, self._model = directory, engine, model
-        self._aside = directory / ".hub"
+        self._staging = directory / ".hub"
         self._metrics: dict[str, Any] = {}
-        self._upload: Thread | None = None
+        self._worker = Worker("hub")
+        self._upload: Future[None] | None = None
         if distributed.is_main():
-            shutil.rmtree(self._aside, ignore_errors=True)
+            shutil.rmtree(self._staging, ignore_errors=True)
             self._open()
 
     def on_log(self, state: State, control: Control, logs: dict[str, Any]) -> None:
@@ -49,7 +54,7 @@ class Hub(Callback):
 
     def on_save(self, state: State, control: Control, directory: Path) -> None:
         node = self._node
-        busy = self._upload is not None and self._upload.is_alive()
+        busy = self._upload is not None and not self._upload.done()
         if node.hub_strategy == HubStrategy.end or distributed.broadcast(busy and not node.hub_always_push):
             return
         weights = self._engine.weights()
@@ -57,37 +62,37 @@ class Hub(Callback):
             return
         place = self._config.checkpoint.save_strategy
         where = f"epoch {int(state.epoch)}" if place == SaveStrategy.epoch else f"step {state.step}"
-        message, aside = f"Training in progress, {where}", self._aside / str(state.step)
-        export_weights(self._model, weights, aside / "root", safetensors=self._config.checkpoint.save_safetensors)
-        self._describe(aside / "root", state)
-        pushes: list[dict[str, Any]] = [{"folder_path": aside / "root", "commit_message": message}]
+        message, staged = f"Training in progress, {where}", self._staging / str(state.step)
+        export_weights(self._model, weights, staged / "root", safetensors=self._config.checkpoint.save_safetensors)
+        self._describe(staged / "root", state)
+        pushes: list[dict[str, Any]] = [{"folder_path": staged / "root", "commit_message": message}]
         if node.hub_strategy in (HubStrategy.checkpoint, HubStrategy.all_checkpoints):
-            shutil.copytree(directory, aside / "checkpoint", copy_function=_link)
+            shutil.copytree(directory, staged / "checkpoint", copy_function=_link)
             one = node.hub_strategy == HubStrategy.checkpoint
             pushes.append(
                 {
-                    "folder_path": aside / "checkpoint",
+                    "folder_path": staged / "checkpoint",
                     "path_in_repo": "last-checkpoint" if one else directory.name,
                     "commit_message": f"{message}, checkpoint",
-                    "delete_patterns": ["*"] if one else None,  # files of more ranks than there are now
+                    "delete_patterns": ["*"] if one else None,  # an earlier upload may have had more ranks
                 }
             )
-        self._begin(aside, pushes)
+        self._begin(staged, pushes)
 
     def end(self, state: State) -> None:
-        """After `model/` was written: upload it, and wait until everything is there."""
+        """Upload `model/`, which has been written, and wait for this and all earlier uploads."""
         if not distributed.is_main():
             return
-        aside = self._aside / "end"
-        shutil.copytree(self._directory / "model", aside / "root", copy_function=_link)
-        self._describe(aside / "root", state)
-        self._begin(aside, [{"folder_path": aside / "root", "commit_message": "End of training"}])
+        staged = self._staging / "end"
+        shutil.copytree(self._directory / "model", staged / "root", copy_function=_link)
+        self._describe(staged / "root", state)
+        self._begin(staged, [{"folder_path": staged / "root", "commit_message": "End of training"}])
         assert self._upload is not None
-        self._upload.join()
-        shutil.rmtree(self._aside, ignore_errors=True)
+        self._upload.result()
+        shutil.rmtree(self._staging, ignore_errors=True)
 
     def _open(self) -> None:
-        """The repository, made if it is not there. This is before training, and an error here stops the run."""
+        """Open the repository, or create it. This happens before training, and an error stops the run."""
         from huggingface_hub import HfApi, get_token
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -109,11 +114,11 @@ class Hub(Callback):
         logger.info("uploads to %s/%s", self._api.endpoint, self._repo)
 
     def _describe(self, directory: Path, state: State) -> None:
-        """The model card, and the run's config as its directory has it: secrets masked."""
+        """Write the model card, and the run's config with its secrets masked."""
         shutil.copyfile(self._directory / "config.yaml", directory / "config.yaml")
         library = "transformers" if (directory / "config.json").exists() else "pytorch"
-        kept = {k: v for k, v in self._metrics.items() if k in ("loss", "train_loss") or k.startswith("eval_")}
-        rows = [f"| {name} | {value:.6g} |" for name, value in kept.items() if isinstance(value, int | float)]
+        shown = {k: v for k, v in self._metrics.items() if k in ("loss", "train_loss") or k.startswith("eval_")}
+        rows = [f"| {name} | {value:.6g} |" for name, value in shown.items() if isinstance(value, int | float)]
         table = ["| metric | value |", "|---|---|", *rows] if rows else []
         card = [
             "---", f"library_name: {library}", "tags:", "- hydra-trainer", "---", "",
@@ -123,24 +128,25 @@ class Hub(Callback):
         ]  # fmt: skip
         (directory / "README.md").write_text("\n".join(card).rstrip() + "\n", encoding="utf-8")
 
-    def _begin(self, aside: Path, pushes: list[dict[str, Any]]) -> None:
-        """Upload after what is on its way. A daemon: a run that is preempted does not wait for it."""
-        self._upload = Thread(target=self._run, args=(self._upload, aside, pushes), name="hub", daemon=True)
-        self._upload.start()
+    def close(self) -> None:
+        """End the thread after the uploads under way. A run that is preempted does not wait for them."""
+        self._worker.close()
 
-    def _run(self, before: Thread | None, aside: Path, pushes: list[dict[str, Any]]) -> None:
-        if before is not None:
-            before.join()
+    def _begin(self, staged: Path, pushes: list[dict[str, Any]]) -> None:
+        """Upload after what is under way."""
+        self._upload = self._worker.submit(partial(self._push, staged, pushes))
+
+    def _push(self, staged: Path, pushes: list[dict[str, Any]]) -> None:
         try:
             for push in pushes:
                 self._api.upload_folder(repo_id=self._repo, revision=self._node.hub_revision, **push)
         except Exception as error:
             logger.warning("%r was not uploaded to %s, the run goes on: %s",
                            pushes[0]["commit_message"], self._repo, self._safe(error))  # fmt: skip
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
 
     def _safe(self, error: Exception) -> str:
-        """What happened, without the token (a malformed one stands in the message of the error it causes)."""
+        """The error in one line, without the token: a malformed one is quoted by the error that it causes."""
         return describe(error).replace(str(self._token), "***")
 
 

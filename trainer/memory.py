@@ -1,4 +1,4 @@
-"""Less of a device's memory: activation checkpointing, an emptied cache; and how much of it was used."""
+"""Activation checkpointing, and how much memory each stage of a run uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from .schema.memory import Memory
 
 
 def save_memory(model: nn.Module, node: Memory, device: torch.device) -> None:
-    """What the section asks of the model, in place. Before the engine wraps it; parameters keep their names."""
+    """Apply the section to the model in place, before the engine wraps it; parameters keep their names.
+
+    Raises ValueError for a setting that the model does not have.
+    """
     config: Any = getattr(model, "config", None)
     if hasattr(config, "use_cache"):
         config.use_cache = node.use_cache
@@ -72,7 +75,7 @@ def _recomputed(
 
 @contextmanager
 def measured(stage: str, device: torch.device, into: dict[str, Any], *, skip: bool) -> Iterator[None]:
-    """Fill ``into`` with the stage's memory metrics, in bytes and under Hugging Face's keys, when it ends."""
+    """On leaving, fill ``into`` with the stage's memory metrics, in bytes and under Hugging Face's keys."""
     if skip:
         yield
         return
@@ -95,7 +98,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def _process() -> tuple[int, int]:
-    """Resident bytes of this process, and their peak since _reset_peak (elsewhere than on Linux: since its start)."""
+    """Resident bytes of this process, and their peak since _reset_peak (outside Linux: since the process started)."""
     if not _STATUS.exists():
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, where there is no current figure
         return peak, peak

@@ -1,7 +1,7 @@
 """The global random number generators: torch's (CPU and CUDA), Python's, numpy's.
 
-``capture_rng`` and ``restore_rng`` speak JSON, for checkpoints; ``snapshot`` and ``put_back`` are quick (25 us), for
-calls that must leave no trace.
+``capture_rng`` and ``restore_rng`` use JSON, for checkpoints; ``snapshot`` and ``put_back`` are fast (25 us), for calls
+that must leave no trace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def capture_rng() -> dict[str, Any]:
-    """State of every generator this process has in use; CUDA and numpy only when they have been initialised."""
+    """The state of every generator that this process uses; CUDA and numpy only once they are initialised."""
     version, words, gauss = random.getstate()
     state: dict[str, Any] = {
         "torch": _text(torch.get_rng_state()),
@@ -32,7 +32,7 @@ def capture_rng() -> dict[str, Any]:
 
 
 def restore_rng(state: dict[str, Any]) -> None:
-    """Put the generators back. GPUs that this machine does not have are left out."""
+    """Restore the generators. GPUs that this machine does not have are left out."""
     torch.set_rng_state(_tensor(state["torch"]))
     version, words, gauss = state["random"]
     random.setstate((version, tuple(words), gauss))
@@ -43,6 +43,16 @@ def restore_rng(state: dict[str, Any]) -> None:
 
         kind, keys, position, has_gauss, gauss = state["numpy"]
         numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, gauss))
+
+
+class Generators:
+    """The global generators as a part of a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return capture_rng()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        restore_rng(state)
 
 
 def seed_everything(seed: int) -> None:
@@ -58,13 +68,13 @@ Snapshot = tuple[Tensor, Any, Any]
 
 
 def snapshot() -> Snapshot:
-    """The CPU generators' states now."""
+    """The current states of the CPU generators."""
     numpy = sys.modules.get("numpy")
     return torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None
 
 
 def put_back(before: Snapshot) -> None:
-    """Set what snapshot returned."""
+    """Restore what snapshot returned."""
     torch.set_rng_state(before[0])
     random.setstate(before[1])
     if before[2] is not None:
@@ -72,7 +82,7 @@ def put_back(before: Snapshot) -> None:
 
 
 def touched(before: Snapshot) -> bool:
-    """Whether a random number was drawn since ``before``."""
+    """Whether a random number has been drawn since ``before``."""
     now = snapshot()
     if not torch.equal(before[0], now[0]) or before[1] != now[1]:
         return True
@@ -82,7 +92,7 @@ def touched(before: Snapshot) -> bool:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Put all global generators, the GPUs' too, back as they were."""
+    """Restore all global generators, those of the GPUs included, on leaving."""
     before = snapshot()
     initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if initialized else None

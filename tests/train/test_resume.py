@@ -17,6 +17,7 @@ from tests.jobs import PREEMPTED, STEPS, STOPPED, make_config
 from tests.ranks import exit_code, exit_codes, wait
 from trainer import rng
 from trainer.checkpoint import digest, shard
+from trainer.data.train_data import TrainData
 from trainer.schema import Config
 from trainer.schema.checkpoint import Checkpoint
 from trainer.schema.data import Data
@@ -25,9 +26,9 @@ from trainer.schema.parallel import DDP, FSDP, DeepSpeed, Single
 from trainer.schema.precision import Precision
 from trainer.schema.scheduler import ReduceLROnPlateau
 from trainer.schema.train import Train
-from trainer.train import checkpointer
 from trainer.train import session as runner
 from trainer.train.interrupts import Interrupts
+from trainer.train.resumption import resume
 
 KILLED = [-signal.SIGKILL]
 
@@ -228,10 +229,10 @@ def load_and_save(config: Config, directory: Path, copy: Path, change: Callable[
     config.checkpoint.resume_from_checkpoint = "auto"
     with Interrupts() as interrupts:
         session = runner.Session(config, directory, interrupts)
-        session.keeping.resume()
+        resume(config, session.checkpointer, session.data)
         change(session)
-        session.keeping.root = copy
-        session.keeping.save()
+        session.checkpointer.root = copy
+        session.checkpointer.save()
         session.close("stopped")
 
 
@@ -282,17 +283,17 @@ def resumed_state(directory: Path, copy: Path, change: Callable[[runner.Session]
 
 
 def lose_slot(session: runner.Session) -> None:
-    parameter = session.loop.model.get_parameter("blocks.1.up.weight")
+    parameter = session.trainee.module.get_parameter("blocks.1.up.weight")
     session.loop.optimizer.state[parameter]["exp_avg_sq"].zero_()
 
 
 def lose_scale(session: runner.Session) -> None:
-    scaler = session.engine._scaler  # type: ignore[attr-defined]
+    scaler = session.trainee.engine._scaler  # type: ignore[attr-defined]
     scaler.load_state_dict(scaler.state_dict() | {"scale": 65536.0})
 
 
 LOSSES: dict[str, Callable[[runner.Session], object]] = {
-    "model/blocks.2.norm.bias": lambda s: s.loop.model.get_parameter("blocks.2.norm.bias").data.zero_(),
+    "model/blocks.2.norm.bias": lambda s: s.trainee.module.get_parameter("blocks.2.norm.bias").data.zero_(),
     "optim/exp_avg_sq/blocks.1.up.weight": lose_slot,
     "rank-00000.rng.torch": lambda s: rng.torch.rand(1),
     "rank-00000.rng.random": lambda s: random.random(),
@@ -332,15 +333,15 @@ def test_a_run_that_forgets_ends_elsewhere(
 ) -> None:
     assert jobs.train(make_config(callbacks=killed_at(5)), tmp_path / "run") == KILLED
     if left_out == "rng":
-        monkeypatch.setattr(checkpointer, "restore_rng", lambda state: None)
+        monkeypatch.setattr(rng, "restore_rng", lambda state: None)
     else:
-        load = checkpointer.Keeping.load
+        load = TrainData.load_state_dict
 
-        def forgetful(kept: checkpointer.Keeping, path: Path) -> None:
-            load(kept, path)
-            kept.loop.data.step_in_epoch += 1
+        def forgetful(data: TrainData, saved: dict[str, int]) -> None:
+            load(data, saved)
+            data.step_in_epoch += 1
 
-        monkeypatch.setattr(checkpointer.Keeping, "load", forgetful)
+        monkeypatch.setattr(TrainData, "load_state_dict", forgetful)
     assert jobs.train(
         make_config(train=Train(per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=STEPS)),
         tmp_path / "run",

@@ -1,19 +1,46 @@
-"""The base of every callback."""
+"""The base class of callbacks."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..state import Control, State
 
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from ..data.train_data import TrainData
+    from ..parallel.engine import Engine
+    from ..task.task import Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingParts:
+    """The parts of a run that a callback may read and change."""
+
+    model: nn.Module
+    """As it was built or passed, without what an engine wraps around it; its parameters may be sharded."""
+    optimizer: Optimizer
+    scheduler: Any
+    task: Task
+    data: TrainData
+    """The training data, whose dataset is None if the run does not train."""
+    engine: Engine
+
 
 class Callback:
-    """Takes part in a run; hooks carry Hugging Face's names. An exception in a hook ends the run.
+    """Takes part in a run, on every rank. An exception in a hook ends the run.
 
-    Override what is needed. A hook may set ``control``'s flags. ``state_dict`` and ``load_state_dict`` (JSON-able) let
-    a callback's own state survive a resume.
+    Override the hooks that you need; those that begin with on_ have Hugging Face's names. A hook may set the flags of
+    ``control`` and add values to the next record with ``control.log``. ``state_dict`` and ``load_state_dict`` carry a
+    callback's own state over a resume.
     """
+
+    def setup(self, parts: TrainingParts) -> None:
+        """Called once, before a checkpoint is loaded and before every other hook. Keep what you need of ``parts``."""
 
     def on_train_begin(self, state: State, control: Control) -> None: ...
     def on_epoch_begin(self, state: State, control: Control) -> None: ...
@@ -28,8 +55,8 @@ class Callback:
     def on_exception(self, state: State, control: Control, error: BaseException) -> None: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state to keep in checkpoints."""
+        """The state to save in checkpoints; must be JSON-able."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what state_dict gave."""
+        """Restore what state_dict returned."""

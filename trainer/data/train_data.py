@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..errors import CheckpointError
 from ..rng import put_back, snapshot
 from ..schema.data import Data
 from .batches import BatchLayout, MicroBatch
@@ -69,6 +70,26 @@ class TrainData:
             else:
                 self.step_in_epoch += 1
             yield micro_batches, last
+
+    def state_dict(self) -> dict[str, int]:
+        """The cursor, and the sizes that give it its meaning."""
+        return {
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "update_size": self.layout.update_size,
+            "batch_size": self.layout.micro_batch_size,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Set the cursor. Raises CheckpointError where an update has another size."""
+        size, saved_size = self.layout.update_size, state["update_size"]
+        if size != saved_size:
+            raise CheckpointError(
+                f"the checkpoint was saved with {saved_size} samples per update, this run has {size}: its place in the "
+                "data has no meaning here; fix: the same per_device_train_batch_size x gradient_accumulation_steps x "
+                "ranks"
+            )
+        self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
 
     @property
     def progress(self) -> float:

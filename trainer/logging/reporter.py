@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from queue import SimpleQueue
+from functools import partial
 from typing import Any
 
 from ..build.build import build
 from ..errors import ReporterError
 from ..rng import preserved_rng
 from ..state import RunInfo
+from ..worker import Worker
 
 
 class Reporter(ABC):
@@ -53,37 +51,22 @@ def build_reporters(nodes: Mapping[str, Any]) -> dict[str, Reporter]:
     return reporters
 
 
-class Worker:
-    """One reporter and the daemon thread in which its methods run, so that none can hang or exit the run."""
+class ReporterThread:
+    """One reporter and the thread in which its methods run, so that none can hang or exit the run."""
 
     def __init__(self, name: str, reporter: Reporter, timeout: float) -> None:
         self.name, self.reporter, self.timeout = name, reporter, timeout
-        self._calls: SimpleQueue[tuple[Future[None], str, Any] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name=f"reporter-{name}", daemon=True)
-        self._thread.start()
+        self._worker = Worker(f"reporter-{name}")
 
     def call(self, method: str, argument: Any) -> BaseException | None:
-        """Run one method while the caller waits; what went wrong, or None."""
-        future: Future[None] = Future()
-        self._calls.put((future, method, argument))
+        """Run one method and wait for it up to the timeout (s); what went wrong, or None."""
+        future = self._worker.submit(partial(getattr(self.reporter, method), argument))
         try:
             return future.exception(self.timeout)
         except TimeoutError:
-            # Whatever it waits for, it must not go on (and draw random numbers) once that returns.
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(SystemExit)
-            )
+            # It must not continue, and draw random numbers, once what it waits for answers.
+            self._worker.interrupt()
             return TimeoutError(f"no answer within {self.timeout:g} s (logging.reporter_timeout)")
 
     def close(self) -> None:
-        self._calls.put(None)
-
-    def _serve(self) -> None:
-        while call := self._calls.get():
-            future, method, argument = call
-            try:
-                getattr(self.reporter, method)(argument)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
+        self._worker.close()

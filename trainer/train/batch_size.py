@@ -1,4 +1,4 @@
-"""train.auto_find_batch_size: a smaller batch, from the beginning, when memory runs out."""
+"""train.auto_find_batch_size: when memory runs out, start again with a smaller batch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 FACTOR = 0.9
-"""As accelerate's find_executable_batch_size shrinks."""
+"""The one of accelerate's find_executable_batch_size."""
 _FLAG = "out of memory"
 _WORDS = ("out of memory", "CUDNN_STATUS_NOT_SUPPORTED", "can't allocate memory", "cannot allocate memory")
 
 
 class DoesNotFit(Exception):
-    """This rank, or another one, ran out of memory. Nothing of the session that did is left."""
+    """This rank or another one ran out of memory. Nothing is left of the session in which it did."""
 
 
 class EvaluationDoesNotFit(Exception):
@@ -34,7 +34,7 @@ class EvaluationDoesNotFit(Exception):
 
 @contextmanager
 def evaluation(config: Config) -> Iterator[None]:
-    """Around an evaluation: its running out of memory says nothing about training's batch size."""
+    """Turns running out of memory into EvaluationDoesNotFit: it says nothing about the training's batch size."""
     try:
         yield
     except Exception as error:
@@ -59,7 +59,7 @@ def find(config: Config, directory: Path, attempt: Callable[[int], T]) -> T:
                 return attempt(size)
             except DoesNotFit as error:
                 smaller, reason = int(size * FACTOR), str(error)
-            # Out of the handler, so that nothing holds the frames of the failure, and with them its tensors.
+            # Outside the handler, where nothing holds the frames of the failure, and with them its tensors.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -76,8 +76,8 @@ def find(config: Config, directory: Path, attempt: Callable[[int], T]) -> T:
 
 
 def does_not_fit(error: BaseException, size: int) -> bool:
-    """Whether a smaller batch may help: memory ran out here, or on another rank, which this one then learns by an error
-    of communication. Not at a batch size of 1."""
+    """Whether a smaller batch may help: memory ran out here, or on another rank, which this one notices as an error of
+    communication. False at a batch size of 1."""
     if int(size * FACTOR) < 1:
         return False
     if is_out_of_memory(error):
@@ -89,22 +89,22 @@ def does_not_fit(error: BaseException, size: int) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says so, of a GPU or a CPU (as accelerate's should_reduce_batch_size tells them)."""
+    """Whether an error means that a GPU or the CPU ran out of memory (accelerate: should_reduce_batch_size)."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
 
 
 def saved_size(config: Config, directory: Path) -> int | None:
-    """The batch size of the checkpoints that this run will go on from. Each rank reads it for itself: there is no
-    process group yet."""
-    wish = config.checkpoint.resume_from_checkpoint
-    if wish is None:
+    """The batch size of the checkpoints that this run resumes from; None without one. Each rank reads it by itself,
+    because there is no process group yet."""
+    source = config.checkpoint.resume_from_checkpoint
+    if source is None:
         return None
-    found = (directory / "checkpoints").glob("checkpoint-*") if wish == "auto" else [Path(wish).expanduser()]
+    found = (directory / "checkpoints").glob("checkpoint-*") if source == "auto" else [Path(source).expanduser()]
     for path in sorted(found):
         try:
             return int(json.loads((path / "state.json").read_bytes())["data"]["batch_size"])
-        except (OSError, ValueError, LookupError, TypeError):  # damaged: another one says the same
+        except (OSError, ValueError, LookupError, TypeError):  # damaged: another one has the same size
             continue
     return None

@@ -1,4 +1,4 @@
-"""Signals become a flag that the loop reads at each step's end."""
+"""Signals become a flag that the loop reads at the end of each step."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 PREEMPT = (signal.SIGTERM, signal.SIGUSR1)
 
 last: int | None = None
-"""The signal that came last, to this process or to ranks that it starts; Slurm requeues after SIGUSR1."""
+"""The last signal that this process received, or the ranks that it started; Slurm requeues after SIGUSR1."""
 
 
 class Interrupts:
     """While active, SIGTERM and SIGUSR1 ask for a checkpoint and exit code 75, Ctrl-C for a checkpoint and 130.
 
     ``status`` is None, "preempted" or "stopped". A second Ctrl-C raises KeyboardInterrupt at once, and so does any of
-    these signals where there is no step to wait for (``at_once``). Signals can be handled in the main thread only;
-    elsewhere the flag simply stays None.
+    these signals while ``at_once`` is set, because there is no step to wait for. Only the main thread can handle
+    signals; in another one ``status`` stays None.
     """
 
     def __init__(self) -> None:
         self.status: str | None = None
         self.at_once = False
-        """True while a run evaluates or predicts its final weights."""
+        """True while a run evaluates its final weights or predicts with them."""
         self._previous: dict[int, Any] = {}
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -43,7 +43,7 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for signum in (*PREEMPT, signal.SIGINT):
                 self._previous[signum] = signal.signal(signum, self._handle)
-            # launch holds them back until here: what came before is handled now
+            # launch blocks them until here: those that came before are handled now
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (*PREEMPT, signal.SIGINT))
         return self
 

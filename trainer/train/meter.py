@@ -1,4 +1,4 @@
-"""Training loss between two logs, kept on the device until it is asked for."""
+"""The training loss between two logs, which stays on the device until it is needed."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from .. import distributed
 
 
 class Meter:
-    """Adds up losses without synchronising; one transfer and one collective per ``reduce()``, never per step."""
+    """Sums losses without synchronising: one transfer and one collective per ``reduce()``, none per step."""
 
     def __init__(self, device: torch.device) -> None:
         self.total = torch.zeros((), device=device)
         self.steps = 0
         self.left_out = 0
-        """Updates since the last log that were not finite, and are in no mean."""
+        """Updates since the last log that were not finite, and are part of no mean."""
         self.grad_norm: Tensor | None = None
         self.whole = 0.0
         """Sum over all steps up to the last reduce() of the steps' mean losses."""
 
     def add(self, loss: Tensor) -> None:
-        """A micro-batch's loss, already weighted."""
+        """Add a micro-batch's loss, already weighted."""
         self.total += loss.detach()
 
     def reduce(self) -> float:
-        """Mean loss per step since the last call, over all ranks; resets."""
+        """The mean loss per step since the last call, over all ranks (collective); resets the sum."""
         total = self.total
         if distributed.world_size() > 1:
             total = total.clone()

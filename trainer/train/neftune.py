@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 
 def add_noise(model: nn.Module, alpha: float | None) -> None:
-    """Let the model's input embeddings add uniform noise in +-alpha / sqrt(length * width) in training mode, in place.
-    The embeddings are what get_input_embeddings() says, else the first nn.Embedding.
+    """Add uniform noise in +-alpha / sqrt(length * width) to the input embeddings in training mode, by a forward hook.
+
+    The embeddings are those of get_input_embeddings(), else the first nn.Embedding; ValueError if there is none.
     """
     if alpha is None:
         return

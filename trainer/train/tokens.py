@@ -1,4 +1,4 @@
-"""How many tokens training has seen, without a synchronisation per step."""
+"""The number of tokens that training has seen, counted without a synchronisation per step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..schema.logging import Logging, TokenCount
 
 
 class TokenCounter:
-    """Counts the elements of the model's main input: here since the last ``total()``, and by then over all ranks."""
+    """Counts the elements of the model's main input, on this rank until ``total()`` sums over all ranks."""
 
     def __init__(self, model: nn.Module, kind: TokenCount, device: torch.device) -> None:
         self.name: str = getattr(model, "main_input_name", "input_ids")
@@ -26,12 +26,12 @@ class TokenCounter:
         self.kind, self.reports_total = kind, True
         self.seen = 0
         self.resumed = 0
-        """Of ``seen``, what another process saw."""
+        """The part of ``seen`` that was counted before the checkpoint that was loaded."""
         self._here, self._masked = 0, torch.zeros((), dtype=torch.int64, device=device)
 
     @classmethod
     def of(cls, model: nn.Module, node: Logging, device: torch.device) -> TokenCounter | None:
-        """The counter that the config asks for; None when it asks for none."""
+        """The counter that the config asks for, or None."""
         kind = node.include_num_input_tokens_seen
         if kind is TokenCount.no and node.include_tokens_per_second:
             kind = TokenCount.all
@@ -42,8 +42,8 @@ class TokenCounter:
         return counter
 
     def add(self, micro_batches: list[MicroBatch], *, ranks: int = 1) -> None:
-        """Count an update's micro-batches, on the first of the ``ranks`` that share them; those that only fill a rank
-        up do not count."""
+        """Count an update's micro-batches on the first of the ``ranks`` that share them, without those that only let a
+        rank take part in the collectives."""
         if distributed.rank() % ranks:
             return
         for batch, divisor in micro_batches:
@@ -65,7 +65,7 @@ class TokenCounter:
         return self.seen
 
     def restore(self, seen: int) -> None:
-        """Go on counting from a checkpoint's number."""
+        """Continue from a checkpoint's number."""
         self.seen = self.resumed = seen
         self._here = 0
         self._masked.zero_()
