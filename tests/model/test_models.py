@@ -82,7 +82,7 @@ def test_dropout_is_off_in_evaluation() -> None:
 def test_wrong_sizes_say_which() -> None:
     with pytest.raises(ValueError, match=r"model\.n_head=3 does not divide model\.n_embd=16"):
         GPT(schema.GPT(n_embd=16, n_head=3))
-    with pytest.raises(ValueError, match=r"9 tokens; model\.block_size=8"):
+    with pytest.raises(ValueError, match=r"9 tokens, more than model\.block_size=8"):
         small()(torch.zeros(1, 9, dtype=torch.long))
     with pytest.raises(ValueError, match=r"model\.sizes=\[4\]"):
         MLP(schema.MLP(sizes=[4]))

@@ -182,7 +182,7 @@ def test_the_optimizer_is_left_as_it_is() -> None:
         (schema.Polynomial(learning_rate_end=1.0), "learning_rate_end"),
         (schema.CosineWithMinLR(), "min_lr_rate"),
         (schema.CosineWithMinLR(min_lr=1e-6, min_lr_rate=0.1), "min_lr_rate"),
-        (schema.WarmupStableDecay(), "num_decay_steps is required"),
+        (schema.WarmupStableDecay(), "needs scheduler.num_decay_steps"),
         (schema.WarmupStableDecay(num_decay_steps=11), "10 steps"),
     ],
 )

@@ -114,7 +114,7 @@ def test_else_the_tasks(output: Any) -> None:
 
 def test_what_cannot_be_called_is_said() -> None:
     task = make_task(schema.Regression())
-    with pytest.raises(TypeError, match=r"Linear\.forward takes input, labels; the batch has none of these, but x, y"):
+    with pytest.raises(TypeError, match=r"Linear\.forward takes input, labels; the batch has none of these, only x, y"):
         task.loss(Linear(), {"x": INPUT, "y": INPUT})
     with pytest.raises(ValueError, match="no loss: Linear returned none"):
         task.loss(Linear(), {"input": INPUT, "y": INPUT})

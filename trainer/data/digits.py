@@ -1,4 +1,4 @@
-"""Handwritten digits that are in scikit-learn's wheel."""
+"""The handwritten digits that scikit-learn ships."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .tensors import Tensors
 
 
 class Digits(Dataset[tuple[Tensor, ...]]):
-    """(64 grey values in [0, 1], digit) pairs; the split is a fixed shuffle."""
+    """Pairs of 64 grey values in [0, 1] (float32) and a digit (int64), split after a fixed shuffle."""
 
     draws_random = False
 

@@ -1,4 +1,4 @@
-"""English text that is on every machine."""
+"""English text that every Python installation has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def reference_text() -> str:
 
 
 class TextBlocks(Dataset[dict[str, Tensor]]):
-    """The text's UTF-8 bytes in blocks that do not overlap; the labels are the input."""
+    """The text's UTF-8 bytes in blocks without overlap: `input_ids` (block_size,), int64, and the same as `labels`."""
 
     draws_random = False
 
@@ -32,7 +32,7 @@ class TextBlocks(Dataset[dict[str, Tensor]]):
             raise ValueError(f"split={node.split}: allowed: train, eval") from None
         count = len(data) // node.block_size
         if not count:
-            raise ValueError(f"block_size={node.block_size} is more than the {node.split} text's {len(data)} bytes")
+            raise ValueError(f"block_size={node.block_size} exceeds the {len(data)} bytes of the {node.split} text")
         self.blocks = data[: count * node.block_size].view(count, node.block_size).clone()
 
     def __len__(self) -> int:

@@ -12,8 +12,9 @@ from ..schema import model as schema
 
 
 class Linear(nn.Linear):
-    """nn.Linear with normal weights. They are drawn where the parameter is made, so that it holds on the meta device
-    and inside DeepSpeed's zero.Init, which partitions a weight as soon as its module is built."""
+    """nn.Linear with normally distributed weights. They are drawn in reset_parameters, so that initialisation also
+    works from the meta device and inside DeepSpeed's zero.Init, which partitions a weight as soon as its module is
+    built."""
 
     def __init__(self, in_features: int, out_features: int, *, std: float, bias: bool = True) -> None:
         self.std = std
@@ -26,7 +27,7 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """nn.Embedding with normal weights of a given deviation."""
+    """nn.Embedding with normally distributed weights of a given standard deviation."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, *, std: float) -> None:
         self.std = std
@@ -37,12 +38,12 @@ class Embedding(nn.Embedding):
 
 
 class Block(nn.Module):
-    """Attention, then a feed-forward layer, each on the normalised stream and added to it."""
+    """Attention and a feed-forward layer, each applied to the normalised residual stream and added to it."""
 
     def __init__(self, node: schema.GPT) -> None:
         super().__init__()
         width, std = node.n_embd, deviation(node)
-        # each block adds twice to the stream: the sum's variance at the end is that of one layer
+        # each block adds twice to the stream; scaled so, all additions together have the variance of one layer
         out_std = std / (2 * node.n_layer) ** 0.5
         self.heads, self.dropout = node.n_head, node.dropout
         self.attention_norm = nn.LayerNorm(width)
@@ -61,19 +62,20 @@ class Block(nn.Module):
 
 
 def deviation(node: schema.GPT) -> float:
-    """Of the initial weights: GPT-2's 0.02, which fits its width of 768, scaled to this width. The default model's loss
-    after 1500 steps of 4 x 128 bytes is 1.72 with it, 2.06 with 0.02."""
+    """Standard deviation of the initial weights: GPT-2's 0.02, which fits its width of 768, scaled to this width. With
+    it the default model's loss after 1500 steps of 4 x 128 bytes is 1.72, with 0.02 it is 2.06."""
     return float(0.02 * (768 / node.n_embd) ** 0.5)
 
 
 class GPT(nn.Module):
     """Token ids (B, T) to logits (B, T, vocab_size) of the next token. Learned positions, pre-norm, untied head.
 
-    ``position_ids`` (1, T) or (B, T), where the tokens stand in their sequence, default to 0 .. T - 1.
+    ``position_ids`` (1, T) or (B, T), the tokens' positions in their sequence, default to 0 .. T - 1.
     """
 
     tp_plan: ClassVar[dict[str, str]] = {"blocks.*.mlp_in": "colwise", "blocks.*.mlp_out": "rowwise"}
-    """Queries, keys and values are one product, whose rows no range of which makes up heads: attention stays whole."""
+    """Attention stays whole: queries, keys and values are one matrix, and no contiguous range of its rows makes up
+    heads."""
 
     def __init__(self, node: schema.GPT) -> None:
         if node.n_embd % node.n_head:
@@ -91,7 +93,7 @@ class GPT(nn.Module):
     def forward(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
         length = input_ids.shape[-1]
         if length > self.block_size:
-            raise ValueError(f"a sequence of {length} tokens; model.block_size={self.block_size} is the longest")
+            raise ValueError(f"a sequence has {length} tokens, more than model.block_size={self.block_size}")
         if position_ids is None:
             position_ids = torch.arange(length, device=input_ids.device)
         x = self.tokens(input_ids) + self.positions(position_ids)

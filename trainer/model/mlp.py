@@ -14,7 +14,7 @@ class MLP(nn.Sequential):
 
     def __init__(self, node: schema.MLP) -> None:
         if len(node.sizes) < 2:
-            raise ValueError(f"model.sizes={node.sizes} needs at least an input and an output width")
+            raise ValueError(f"model.sizes={node.sizes} needs at least an input and an output size")
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(node.sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]

@@ -15,7 +15,7 @@ _COUNTERS = ("best", "bad", "good", "cooldown_counter", "warmup_counter", "decre
 
 
 class GreedyLR(ReduceLROnPlateau):
-    """Stepped as its base class is, with a metric after each evaluation, but none of its code is used."""
+    """Stepped with a metric after each evaluation, as its base class is, whose code it does not use."""
 
     def __init__(self, node: schema.Greedy, optimizer: Optimizer, mode: Literal["min", "max"]) -> None:
         self.optimizer = optimizer
@@ -23,20 +23,20 @@ class GreedyLR(ReduceLROnPlateau):
         self.mode = mode
         self.initial: list[float] = [group.setdefault("initial_lr", as_number(group["lr"])) for group in self._groups]
         self.last_epoch = 0
-        self._start()
+        self._clear()
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
         return self.optimizer.param_groups
 
-    def _start(self) -> None:
+    def _clear(self) -> None:
         self.best = math.inf if self.mode == "min" else -math.inf
         self.bad = self.good = self.cooldown_counter = self.warmup_counter = 0
         self.decreases_left = self.node.reset_start
         self.window: list[float] = []
 
     def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # type: ignore[override]
-        """Count an evaluation's metric and change the learning rate when enough of them agree."""
+        """Take an evaluation's metric; change the learning rate when enough of them agree."""
         node, value = self.node, float(metrics)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         if node.smooth:
@@ -61,7 +61,7 @@ class GreedyLR(ReduceLROnPlateau):
             if all(as_number(group["lr"]) <= node.min_lr for group in self._groups):
                 self.decreases_left -= 1
                 if self.decreases_left <= 0:
-                    self._start_anew()
+                    self._restart()
 
     def _better(self, value: float) -> bool:
         node, sign = self.node, 1.0 if self.mode == "min" else -1.0
@@ -77,11 +77,11 @@ class GreedyLR(ReduceLROnPlateau):
             if (new - old if grow else old - new) > node.eps:
                 set_rate(group, new)
 
-    def _start_anew(self) -> None:
+    def _restart(self) -> None:
         cooldown = self.node.cooldown
         for group, rate in zip(self._groups, self.initial, strict=True):
             set_rate(group, rate)
-        self._start()
+        self._clear()
         self.cooldown_counter = cooldown  # as transformers: its step sets it after the reset
 
     def get_last_lr(self) -> list[Any]:

@@ -15,7 +15,7 @@ Factor = Callable[[int], float]
 
 
 def set_rate(group: dict[str, Any], rate: float | Tensor) -> None:
-    """Set a param group's learning rate; in place where the optimizer keeps a tensor (a compiled step reads it)."""
+    """Set a parameter group's learning rate; in place where it is a tensor, which a compiled step reads."""
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)
     else:
@@ -23,15 +23,15 @@ def set_rate(group: dict[str, Any], rate: float | Tensor) -> None:
 
 
 def as_number(rate: float | Tensor) -> float:
-    """A learning rate as a number: JSON-able, and no alias of a tensor that will change."""
+    """A learning rate as a plain number: JSON-able, and independent of a tensor that will change."""
     return rate.item() if isinstance(rate, Tensor) else rate
 
 
 class Schedule(LRScheduler):
     """``lr = base_lr * factor(t)`` for every parameter group: LambdaLR's numbers, to the bit.
 
-    A step takes 1 us where LambdaLR takes 10, and the optimizer's own `step` is left unwrapped: the base class's
-    constructor and `step` are not used. The state is two plain values, JSON-able.
+    A step takes 1 us where LambdaLR takes 10, and the optimizer's `step` stays unwrapped, because the base class's
+    constructor and `step` are not used. The state is two JSON-able values.
     """
 
     def __init__(self, optimizer: Optimizer, factor: Factor) -> None:

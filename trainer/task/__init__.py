@@ -1,4 +1,4 @@
-"""Tasks: what a model's output is compared with, and by which metrics."""
+"""Tasks: the loss of a batch, and the metrics of an evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ METHODS = ("loss", "evaluate", "metrics", "summarise", "num_items")
 
 
 def make_task(node: Any, *, label_names: Sequence[str] | None = None, label_smoothing: float = 0.0) -> Task:
-    """The task of a node: ours, a class with Task's methods, or a loss of (output, target) as a class or function."""
+    """The task that a node names: one of ours, any class with Task's methods, or a loss of (output, target), which may
+    be a class or a function."""
     task = _make_task(node)
     if isinstance(task, Supervised):
         task.label_names, task.label_smoothing = label_names, label_smoothing
@@ -33,14 +34,14 @@ def _make_task(node: Any) -> Task:
     if callable(built):
         return Criterion(built)
     raise TypeError(
-        f"task._target_={node['_target_']}: neither a trainer.task.Task nor a loss of (output, target); "
-        f"a task has {', '.join(METHODS)}"
+        f"task._target_={node['_target_']} is neither a trainer.Task nor a loss of (output, target); "
+        f"a task has the methods {', '.join(METHODS)}"
     )
 
 
 def _loss_function(node: Any) -> Any:
-    """The function that the node names, its keys bound, when it is a loss and not a factory: called with the keys alone
-    it would lack arguments. None for anything else."""
+    """The function that the node names, with the node's keys bound, if it is a loss: called with the keys alone, it
+    would lack arguments. None for a factory, a class, or anything else."""
     if not isinstance(node, dict) or isinstance(function := get_object(node["_target_"]), type):
         return None
     keys = {key: value for key, value in node.items() if key != "_target_"}

@@ -1,4 +1,4 @@
-"""One class out of many."""
+"""Classification: one class of several."""
 
 from __future__ import annotations
 

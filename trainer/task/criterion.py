@@ -1,4 +1,4 @@
-"""A task around a bare loss of (output, target)."""
+"""A task made of a loss function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .task import Supervised
 
 
 class Criterion(Supervised):
-    """`task._target_=torch.nn.MSELoss`, or any function of (output, target) that returns a mean."""
+    """`task._target_=torch.nn.MSELoss`, or any other function of (output, target) that returns a mean loss."""
 
     def __init__(self, function: Callable[[Any, Any], Tensor]) -> None:
         self.function = function

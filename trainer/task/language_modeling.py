@@ -14,16 +14,16 @@ from .task import Supervised, target_of
 
 
 class LanguageModeling(Supervised):
-    """Cross entropy of each token given those before it, in nats; the labels are the input, shifted here.
+    """Cross entropy of each token given those before it, in nats. The labels are the input; they are shifted here.
 
-    A batch is a dict with `labels` (B, T); the model returns logits (B, T, V), or the loss itself (transformers).
+    A batch is a dict with `labels` (B, T). The model returns logits (B, T, V), or the loss itself (transformers).
     """
 
     def __init__(self, node: schema.LanguageModeling) -> None:
         pass
 
     def criterion(self, output: Tensor, target: Tensor) -> Tensor:
-        # the labels are shifted, not the logits: no copy of (B, T, V) forward and backward
+        # shifting the labels instead of the logits saves a copy of (B, T, V) in forward and backward
         target = F.pad(target, (0, 1), value=IGNORE_INDEX)[..., 1:]
         total = F.cross_entropy(
             output.flatten(0, -2),
@@ -46,5 +46,5 @@ class LanguageModeling(Supervised):
 
 
 def num_predicted(target: Tensor) -> Tensor:
-    """How many of these labels count, without a synchronisation."""
+    """How many of the labels are not IGNORE_INDEX, on their device, without a synchronisation."""
     return target.ne(IGNORE_INDEX).sum()

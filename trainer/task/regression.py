@@ -1,4 +1,4 @@
-"""Numbers from numbers."""
+"""Regression."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Regression(Supervised):
 
     def criterion(self, output: Tensor, target: Tensor) -> Tensor:
         if output.shape != target.shape:  # (B, 1) and (B,) would broadcast to (B, B): a loss of something else
-            raise ValueError(f"output {tuple(output.shape)} and target {tuple(target.shape)} differ in shape")
+            raise ValueError(f"the shapes of output {tuple(output.shape)} and target {tuple(target.shape)} differ")
         return F.mse_loss(output, target)
 
     def metrics(self) -> dict[str, Metric]:

@@ -1,4 +1,4 @@
-"""What a model learns: the loss of a batch, and what evaluation measures."""
+"""The base of every task: the loss of a batch, and what evaluation measures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Output:
-    """What evaluation or prediction learns from one batch."""
+    """The result of evaluating or predicting one batch."""
 
     loss: Tensor | None
     """None only from `predict`."""
@@ -28,45 +28,49 @@ class Output:
 
 
 class Task(ABC):
-    """What is learnt from a batch. A task of your own needs `loss` only; the rest has defaults."""
+    """What a model is trained for. A task of your own needs only `loss`; the other methods have defaults."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Mean loss over the micro-batch's items: a scalar."""
+        """The mean loss over the micro-batch's items, a scalar."""
 
     def evaluate(self, model: nn.Module, batch: Any) -> Output:
-        """The loss, and what the metrics compare. Called without gradients."""
+        """The loss, and the predictions and targets for the metrics. Called without gradients."""
         return Output(self.loss(model, batch))
 
     def predict(self, model: nn.Module, batch: Any) -> Output:
-        """As evaluate; but the batch may lack a target, and the result a loss and targets."""
+        """The same for a batch that may have no target; the result then has neither loss nor targets."""
         return self.evaluate(model, batch)
 
     def metrics(self) -> dict[str, Metric]:
-        """New torchmetrics by name, fed (predictions, targets) of every evaluated batch: `eval_<name>`."""
+        """New torchmetrics by name; each is updated with (predictions, targets) of every batch and logged as
+        `eval_<name>`."""
         return {}
 
     def summarise(self, metrics: dict[str, float]) -> dict[str, float]:
-        """More numbers from an evaluation's finished ones; names without the `eval_` prefix, on both sides."""
+        """More metrics derived from an evaluation's. Names have no `eval_` prefix, in the argument and the result."""
         return {}
 
     def num_items(self, batch: Any) -> int | Tensor | None:
-        """How many items the loss is a mean over, where that is not the samples: it weighs micro-batches."""
+        """The number of items that `loss` averages over, by which micro-batches are weighted. None: the samples."""
         return None
 
 
 class Supervised(Task):
-    """A task that compares a model's output with a target. The loss is the model's own if it returns one, unless labels
-    are smoothed: then the model does not get them."""
+    """A task that compares a model's output with a target.
+
+    The loss is the model's own if it returns one, unless labels are smoothed, which the model cannot do: then it does
+    not get the labels.
+    """
 
     label_names: Sequence[str] | None = None
     """data.label_names."""
     label_smoothing: float = 0.0
-    """train.label_smoothing_factor, for the criteria that know it."""
+    """train.label_smoothing_factor, for criteria that support it."""
 
     @abstractmethod
     def criterion(self, output: Any, target: Tensor) -> Tensor:
-        """Mean loss over the items."""
+        """The mean loss over the items."""
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         loss = self.evaluate(model, batch).loss
@@ -77,7 +81,7 @@ class Supervised(Task):
         output = self.predict(model, batch)
         if output.loss is None:
             if not isinstance(batch, Mapping):
-                raise TypeError(f"a batch is a dict or an (input, target) pair, not {type(batch).__name__}")
+                raise TypeError(f"a batch must be a dict or an (input, target) pair, not {type(batch).__name__}")
             raise ValueError(
                 f"no loss: {type(model).__name__} returned none, and the batch ({', '.join(batch)}) has no target; "
                 f"name it one of {', '.join(self.target_names)}, or set data.label_names"
@@ -98,21 +102,21 @@ class Supervised(Task):
         return TARGET_KEYS if self.label_names is None else self.label_names
 
     def columns(self, model: nn.Module) -> frozenset[str] | None:
-        """The keys of a dict item that this task and the model use; None where anything may be used."""
+        """The keys of a dict item that this task and the model use; None if they may use any."""
         own = type(self)
         if any(getattr(own, name) is not getattr(Supervised, name) for name in ("loss", "evaluate", "predict")):
             return None
         parameters = inspect.signature(model.forward).parameters.values()
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        # a transformers model's **kwargs are no columns of the data
+        # a transformers model's **kwargs do not take columns of the data
         if takes_any and not hasattr(model, "main_input_name"):
             return None
         return frozenset(p.name for p in parameters) | frozenset(self.target_names)
 
 
 def call(model: nn.Module, batch: Any, *, without: Sequence[str] = ()) -> Any:
-    """The model's output: `model(**batch)` with the keys that forward accepts, or `model(input)`; for prediction the
-    input may come without a target."""
+    """The model's output: `model(**batch)` with the keys that forward accepts, but not those in ``without``, or
+    `model(input)` for an (input, target) pair or an input alone."""
     if isinstance(batch, Mapping):
         accepted = accepted_keys(model)
         inputs = batch if accepted is None else {key: value for key, value in batch.items() if key in accepted}
@@ -121,19 +125,19 @@ def call(model: nn.Module, batch: Any, *, without: Sequence[str] = ()) -> Any:
         if not inputs:
             raise TypeError(
                 f"{type(model).__name__}.forward takes {', '.join(sorted(accepted or ()))}; "
-                f"the batch has none of these, but {', '.join(map(str, batch))}"
+                f"the batch has none of these, only {', '.join(map(str, batch))}"
             )
         return model(**inputs)
     if isinstance(batch, (tuple, list)) and len(batch) in (1, 2):
         return model(batch[0])
     if isinstance(batch, Tensor):
         return model(batch)
-    raise TypeError(f"a batch is a dict or an (input, target) pair, not {type(batch).__name__}")
+    raise TypeError(f"a batch must be a dict or an (input, target) pair, not {type(batch).__name__}")
 
 
 def target_of(batch: Any, names: Sequence[str] | None = None) -> Any:
-    """What the output is compared with: the first of TARGET_KEYS, or what stands under ``names`` (a tuple of several);
-    None if the batch has nothing of the kind."""
+    """The batch's target: its first key of TARGET_KEYS, or the values under ``names`` (a tuple if there are several).
+    None if it has none."""
     if not isinstance(batch, Mapping):
         return batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else None
     if names is None:
@@ -144,7 +148,7 @@ def target_of(batch: Any, names: Sequence[str] | None = None) -> Any:
 
 
 def unpack(output: Any) -> tuple[Tensor | None, Any]:
-    """(loss or None, predictions) of an output that is a mapping, an object with `.loss`, or a tuple."""
+    """The loss (or None) and the predictions in an output that is a mapping, an object with `.loss`, or a tuple."""
     if isinstance(output, tuple) and not hasattr(output, "loss"):
         # transformers with return_dict=False: (loss, logits, ...) with labels, (logits, ...) without
         if isinstance(output[0], Tensor) and output[0].ndim == 0:
@@ -152,25 +156,25 @@ def unpack(output: Any) -> tuple[Tensor | None, Any]:
         return None, output[0]
     fields = output if isinstance(output, Mapping) else {k: getattr(output, k, None) for k in ("loss", "logits")}
     logits = fields.get("logits")
-    # an output without logits stays whole: the task's own criterion knows what to do with it
+    # an output without logits stays whole, for the task's own criterion
     return fields.get("loss"), output if logits is None else logits
 
 
 def accepted_keys(model: nn.Module) -> frozenset[str] | None:
-    """Names of the arguments that the model's forward takes; None when it takes any."""
+    """Names of the arguments that the model's forward takes; None if it takes any."""
     if model not in _ACCEPTED:
         _ACCEPTED[model] = _inspect(model)
     return _ACCEPTED[model]
 
 
-# an inspection takes about 20 us; a wrapper's class says nothing about what it wraps, so the key is the module
+# an inspection takes about 20 us; the key is the module, because a wrapper's class does not tell what it wraps
 _ACCEPTED: WeakKeyDictionary[nn.Module, frozenset[str] | None] = WeakKeyDictionary()
 
 
 def _inspect(model: nn.Module) -> frozenset[str] | None:
     parameters = inspect.signature(model.forward).parameters.values()
     named = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-    if not named:  # forward(*args, **kwargs): DDP, DeepSpeed and torch.compile pass all on to what they wrap
+    if not named:  # forward(*args, **kwargs): DDP, DeepSpeed and torch.compile forward everything to what they wrap
         for attribute in ("module", "_orig_mod"):
             if isinstance(inner := getattr(model, attribute, None), nn.Module):
                 return _inspect(inner)
