@@ -97,9 +97,8 @@ class TrainData:
         length is unknown."""
         if self.steps_per_epoch is None:
             return float(self.epoch)
-        return self.epoch + self.step_in_epoch * self.layout.accumulation / self.layout.num_micro_batches(
-            self._epoch_samples
-        )
+        layout = self.layout
+        return self.epoch + self.step_in_epoch * layout.accumulation / layout.num_micro_batches(self._epoch_samples)
 
     def samples(self, steps: int) -> int:
         """Samples in the run's first ``steps`` updates."""
