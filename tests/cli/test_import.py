@@ -162,7 +162,7 @@ REMARKED: list[tuple[dict[str, Any], dict[str, Any], list[str]]] = [
     ({"tpu_num_cores": 8}, {}, ["tpu_num_cores=8: was removed"]),
     ({"overwrite_output_dir": True}, {}, ["overwrite_output_dir=true: runs never overwrite"]),
     ({"overwrite_output_dir": False, "past_index": -1, "jit_mode_eval": False, "local_rank": 0}, {}, []),
-    ({"learning_rat": 1}, {}, ["learning_rat=1: is no name"]),
+    ({"learning_rat": 1}, {}, ["learning_rat=1: is not a name"]),
     ({"optim": "adamw_9bit"}, {}, ["optim=adamw_9bit: is not among optim's options"]),
     ({"optim": "lomo", "max_grad_norm": 0.5}, {"optim": "lomo"}, ["max_grad_norm=0.5: is without effect with lomo"]),
     ({"optim": "apollo_adamw_layerwise", "max_grad_norm": 1.0}, {"optim": "apollo_adamw_layerwise"}, []),
@@ -347,7 +347,7 @@ def test_a_script_is_read_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixt
     }
     assert len(said) == 2
     assert "seed=int(os.environ['SEED'])" in said[0]
-    assert f"{file}:6): is no literal" in said[0]
+    assert f"{file}:6): is not a literal" in said[0]
     assert "**=more" in said[1]
 
 
@@ -405,7 +405,7 @@ def test_contradictions_are_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("name", "content", "what"),
     [
         ("a.json", b"{", "is not JSON"),
-        ("a.json", b"[1]", "holds no JSON object"),
+        ("a.json", b"[1]", "does not hold a JSON object"),
         ("training_args.bin", b"PK\x03\x04\xff\xfe", "is a pickle, which is not opened"),
         ("a.py", b"def (", "is not Python"),
         ("a.py", b"x = 1", "calls none of TrainingArguments"),

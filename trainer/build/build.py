@@ -30,7 +30,7 @@ def load(name: str) -> Any:
 
 
 def _authorise(node: Any) -> None:
-    """Every name in a foreign mapping passes the policy of targets.py before Hydra imports it."""
+    """Every name in a foreign mapping passes policy.py before Hydra imports it."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             locate(node["_target_"])

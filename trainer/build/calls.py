@@ -74,7 +74,8 @@ def check_names(config: Config) -> Iterator[Problem]:
         (k, v)
         for key, node in _objects(config)
         for k, v in _targets(key, node)
-        if not (is_dataclass(node) and k == f"{key}._target_")  # an option's own target; checks.py knows its package
+        # an option's own target is ours; config/machine.py looks for its package
+        if not (is_dataclass(node) and k == f"{key}._target_")
     ]
     named += functions(config)
     for key, name in named:
@@ -124,11 +125,11 @@ def check_calls(config: Config) -> Iterator[Problem]:
 
 
 def _check_optim_args(node: Any) -> Iterator[Problem]:
-    """optim_args names arguments of the class, where they are no fields of its option."""
+    """optim_args names arguments of the class, that are not fields of its option."""
     own = {f.name for f in fields(node)} if is_dataclass(node) else set()
     try:
         given = [name for name in parse(getattr(node, "optim_args", None)) if name not in own]
-    except ValueError:  # checks.py has said so
+    except ValueError:  # reported by checks/optim.py
         return
     if not given:
         return
@@ -157,7 +158,7 @@ def _import(key: str, name: str) -> tuple[Any, Problem | None]:
 
 
 def _check_call(key: str, node: dict[str, Any], runtime: tuple[str, ...]) -> Iterator[Problem]:
-    if "_target_" not in node:  # told already: examine.without_target
+    if "_target_" not in node:  # reported by examine.without_target
         return
     name = node["_target_"]
     found, problem = _import(f"{key}._target_", name)

@@ -105,7 +105,7 @@ def _describe(error: yaml.YAMLError) -> str:
 
 
 def _bound(root: yaml.Node, path: Path) -> None:
-    """Refuse cycles, alias bombs and deep nesting before anything is expanded. Aliases share nodes: sizes are kept."""
+    """Refuse cycles, alias bombs and deep nesting before anything expands. Sizes are cached: aliases share nodes."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node, depth: int) -> int:

@@ -21,8 +21,8 @@ class Origins:
 
     def __getitem__(self, key: str) -> str:
         """The origin of ``key``: its own, that of the choice that filled it, that of the list or mapping it was given
-        in, or that of a key inside it."""
-        whole = key
+        in, or that of a key inside it. A group, `hydra/launcher`, has that of the choice which filled it."""
+        whole = key = key if key in self._of else key.replace("/", ".")
         if key not in self._of and key in self._chosen:
             return self._chosen[key]
         while key:
@@ -52,9 +52,9 @@ class Origins:
 
     def forget(self, key: str, keep: Iterable[str] = ()) -> None:
         """Forget what is known of ``key`` and everything below it, except ``keep``."""
-        kept = set(keep)
+        keep = set(keep)
         self._chosen.pop(key, None)
-        for known in [k for k in self._of if (k == key or k.startswith(key + ".")) and k not in kept]:
+        for known in [k for k in self._of if (k == key or k.startswith(key + ".")) and k not in keep]:
             del self._of[known]
 
     def fill(self, problems: Iterable[Problem]) -> list[Problem]:

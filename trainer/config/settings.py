@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hydra import __version__, version
 from hydra.conf import ConfigSourceInfo
@@ -11,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import Problem
@@ -52,45 +53,53 @@ def check(hydra: DictConfig, mode: RunMode) -> list[Problem]:
 
 
 def _check(hydra: DictConfig, mode: RunMode) -> Iterator[Problem]:
-    for name, plugin in PLUGINS.items():
-        if hydra[name]._target_ != f"{plugin.__module__}.{plugin.__name__}":
-            what = f"only Hydra's basic {name} is supported"
-            yield Problem(
-                key=f"hydra/{name}",
-                value=hydra.runtime.choices.get(f"hydra/{name}"),
-                what=what,
-                fix=f"hydra/{name}=basic",
-            )
-    for name in ("job_logging", "hydra_logging"):
-        choice = hydra.runtime.choices.get(f"hydra/{name}")
-        if choice != "default":
-            what = "logging is set up by the run itself"
-            yield Problem(key=f"hydra/{name}", value=choice, what=what, fix="logging.log_level=debug")
-    if hydra.callbacks:
-        what = "Hydra's callbacks are not called"
-        yield Problem(key="hydra.callbacks", what=what, fix="callbacks.NAME._target_=package.Class")
-    if hydra.output_subdir is not None:
-        what = "Hydra's files are not written: the run's directory holds config.yaml and overrides.yaml"
-        yield Problem(key="hydra.output_subdir", value=hydra.output_subdir, what=what, fix="hydra.output_subdir=null")
-    if hydra.verbose is not False:
-        what = "is not used here"
-        yield Problem(key="hydra.verbose", value=str(hydra.verbose), what=what, fix="logging.log_level=debug")
-    if hydra.sweeper.get("max_batch_size") is not None:
-        what = "every trial is checked before the first starts, and they run one after the other"
-        yield Problem(
-            key="hydra.sweeper.max_batch_size",
-            value=hydra.sweeper.max_batch_size,
-            what=what,
-            fix="hydra.sweeper.max_batch_size=null",
-        )
+    yield from _check_plugins(hydra)
+    unused: tuple[tuple[str, Any, str, str], ...] = (
+        ("callbacks", None, "Hydra's callbacks are not called", "callbacks.NAME._target_=package.Class"),
+        (
+            "output_subdir",
+            None,
+            "Hydra's files are not written: the run's directory holds config.yaml and overrides.yaml",
+            "hydra.output_subdir=null",
+        ),
+        ("verbose", False, "is not used here", "logging.log_level=debug"),
+        (
+            "sweeper.max_batch_size",
+            None,
+            "every trial is checked before the first starts, and they run one after the other",
+            "hydra.sweeper.max_batch_size=null",
+        ),
+    )
+    for name, off, what, fix in unused:
+        value = OmegaConf.select(hydra, name)
+        if value != off and value != {}:
+            yield Problem(key=f"hydra.{name}", value=... if name == "callbacks" else value, what=what, fix=fix)
     trials = hydra.sweeper.get("n_trials")
     if trials is not None and trials < 1:
         yield Problem(key="hydra.sweeper.n_trials", value=trials, what="is out of range", allowed="at least 1")
     if mode == RunMode.RUN:
-        try:
-            directory = str(hydra.run.dir)
-        except Exception as error:  # an interpolation may raise anything its resolver raises
-            yield Problem(key="hydra.run.dir", what=f"cannot be resolved: {str(error).splitlines()[0]}")
-        else:
-            if not directory or "\0" in directory:
-                yield Problem(key="hydra.run.dir", what="is empty", fix="hydra.run.dir=outputs/first")
+        yield from _check_directory(hydra)
+
+
+def _check_plugins(hydra: DictConfig) -> Iterator[Problem]:
+    choices = hydra.runtime.choices
+    for name, plugin in PLUGINS.items():
+        key = f"hydra/{name}"
+        if hydra[name]._target_ != f"{plugin.__module__}.{plugin.__name__}":
+            what = f"only Hydra's basic {name} is supported"
+            yield Problem(key=key, value=choices.get(key), what=what, fix=f"{key}=basic")
+    for key in ("hydra/job_logging", "hydra/hydra_logging"):
+        if choices.get(key) != "default":
+            what = "logging is set up by the run itself"
+            yield Problem(key=key, value=choices.get(key), what=what, fix="logging.log_level=debug")
+
+
+def _check_directory(hydra: DictConfig) -> Iterator[Problem]:
+    key = "hydra.run.dir"
+    try:
+        directory = str(hydra.run.dir)
+    except Exception as error:  # an interpolation may raise anything its resolver raises
+        yield Problem(key=key, what=f"cannot be resolved: {str(error).splitlines()[0]}")
+    else:
+        if not directory or "\0" in directory:
+            yield Problem(key=key, what="is empty", fix=f"{key}=outputs/first")

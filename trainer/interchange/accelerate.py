@@ -13,7 +13,7 @@ from . import deepspeed
 from .experiment import Experiment
 
 FILE = "ds_config.json"
-"""Where Accelerate is told to look for a DeepSpeed JSON, beside the command that it launches."""
+"""Where Accelerate looks for a DeepSpeed JSON, beside the command that it launches."""
 SHARDING = {1: "FULL_SHARD", 2: "SHARD_GRAD_OP", 3: "NO_SHARD", 4: "HYBRID_SHARD", 5: "HYBRID_SHARD_ZERO2"}
 """FSDP1's strategies by Accelerate's older numbers."""
 FSDP1_ONLY = {
@@ -34,7 +34,7 @@ SIZES = ("dp_replicate_size", "dp_shard_size", "cp_size", "tp_size")
 
 
 def incoming(path: Path) -> Experiment:
-    """What the file says, in our words. Raises ConfigError where it is no file of Accelerate's."""
+    """What the file says, in our words. Raises ConfigError where it is not a file of Accelerate's."""
     given = dict(read(path).content or {})
     kind = str(given.get("distributed_type", "NO")).rpartition(".")[2].upper()
     result = Experiment()

@@ -72,17 +72,17 @@ def _optimizer(section: Any, result: Experiment) -> None:
     if not isinstance(section, dict):
         return
     params, kind = dict(section.get("params") or {}), str(section.get("type", ""))
-    wanted = OPTIMIZERS.get(kind.lower())
+    found = OPTIMIZERS.get(kind.lower())
     if kind.lower() == "adam" and params.pop("adam_w_mode", True) is False:
-        wanted = optim.Adam
-    if wanted is None:
+        found = optim.Adam
+    if found is None:
         result.remarks.append(f"optimizer.type={kind}: is not among optim's options")
         return
-    result.choices["optim"] = OPTION[wanted]
+    result.choices["optim"] = OPTION[found]
     betas = params.pop("betas", AUTO)
     if isinstance(betas, list) and AUTO not in betas:
         params |= {"adam_beta1": betas[0], "adam_beta2": betas[1]}
-    names = {"lr": "learning_rate", "eps": "adam_epsilon"} if wanted is not optim.Adagrad else {"lr": "learning_rate"}
+    names = {"lr": "learning_rate", "eps": "adam_epsilon"} if found is not optim.Adagrad else {"lr": "learning_rate"}
     for key, value in params.items():
         if value != AUTO and key not in ("torch_adam", "adam_w_mode"):
             result.settings[f"optim.{names.get(key, key)}"] = value

@@ -22,7 +22,6 @@ import yaml
 
 from ..errors import COMMAND_LINE, ConfigError, Problem
 from ..schema.fields import Choice
-from .provenance import git, packages
 from .secrets import mask, mask_overrides
 
 MANIFEST = "manifest.json"
@@ -101,6 +100,8 @@ def begin(directory: Path, *, config: Any, overrides: list[str], argv: list[str]
     run. In a directory that holds a run already, that run goes on: run_id, started_at and results stay, what changed is
     brought up to date, and an older config is kept as config.1.yaml.
     """
+    from .provenance import git, packages  # 10 ms that no look at a config needs
+
     config = plain(config)
     before = read(directory)
     for name in FILES:

@@ -26,7 +26,7 @@ class Checkpoint:
     """Interval for save_strategy=steps; below 1 a share of all steps (HF: save_steps)."""
     save_total_limit: int | None = number(None, minimum=1)
     """Keep so many checkpoints: the newest and the best are never removed (HF: save_total_limit; its end removes the
-    newest one if only one is kept and the best is another)."""
+    newest one if only one is kept and another is the best)."""
     save_only_model: bool = False
     """Save weights only; such a checkpoint cannot be resumed from (HF: save_only_model)."""
     async_save: bool = False

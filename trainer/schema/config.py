@@ -22,7 +22,7 @@ from .train import Train
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """One run, whole. Built by compose.py, checked by checks.py, read by everyone else."""
+    """One run, whole. Built by config/composer.py, checked by schema/checks, read by everyone else."""
 
     run: Run = field(default_factory=Run)
     train: Train = field(default_factory=Train)

@@ -42,8 +42,8 @@ class Data:
     collate_fn: str | None = None
     """Dotted name of a function from a list of items to a batch; it replaces the default collation."""
     remove_unused_columns: bool = True
-    """Leave out of a batch what the model's forward does not take and is no target; false collates every key of an item
-    (HF: remove_unused_columns). A collate_fn of your own gets whole items in any case, as does a task of your own."""
+    """Leave out of a batch what is neither an argument of the model's forward nor a target; false collates every key of
+    an item (HF: remove_unused_columns). Your own collate_fn gets whole items in any case, as does your own task."""
     label_names: list[str] | None = None
     """Keys of a dict batch that hold the targets; several make a tuple. None: the first of `labels`, `label`, `target`
     that is there (HF: label_names, there found in the names of forward's arguments)."""

@@ -214,10 +214,10 @@ def _batch(given: dict[str, Any], config: Config) -> Iterator[Conflict]:
 def _optimizer(given: dict[str, Any], config: Config) -> Iterator[Conflict]:
     node, kind, params = config.optim, str(given.get("type", "")), _part(given, "params")
     target = getattr(node, "_target_", None) or (node.get("_target_") if isinstance(node, dict) else None)
-    wanted = OPTIMIZERS.get(kind.lower())
+    expected = OPTIMIZERS.get(kind.lower())
     if kind.lower() == "adam" and params.get("adam_w_mode") is False:
-        wanted = optim.Adam
-    if wanted is None or not isinstance(node, wanted):
+        expected = optim.Adam
+    if expected is None or not isinstance(node, expected):
         yield Conflict("optimizer.type", kind, f"optim._target_={target}")
     yield from _differs(params, "lr", getattr(node, "learning_rate", None), "optim.learning_rate", "optimizer.params")
     decay = getattr(node, "weight_decay", None)
@@ -231,8 +231,8 @@ def _optimizer(given: dict[str, Any], config: Config) -> Iterator[Conflict]:
 
 def _scheduler(given: dict[str, Any], config: Config) -> Iterator[Conflict]:
     node, kind, params, where = config.scheduler, given.get("type"), _part(given, "params"), "scheduler.params"
-    wanted = SCHEDULERS.get(str(kind))
-    if wanted is None or type(node) is not wanted[0]:
+    expected = SCHEDULERS.get(str(kind))
+    if expected is None or type(node) is not expected[0]:
         target = type(node).__name__ if not isinstance(node, dict) else node.get("_target_")
         yield Conflict("scheduler.type", kind, f"scheduler is {target}")
     yield from _differs(params, "warmup_min_lr", 0, "the schedule's start", where)

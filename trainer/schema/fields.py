@@ -1,4 +1,4 @@
-"""Field constructors that carry a section's rules as data, so that checks.py can report every violation at once."""
+"""Fields that carry their bounds as data, so that checks/bounds.py can report every violation at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def number(
 ) -> Any:
     """A finite number within bounds: ``minimum <= x <= maximum``, ``above < x < below``; None is left to the type.
 
-    nan and infinities are always refused. The bounds stand in the field's metadata and are read by checks.py.
+    nan and infinities are always refused. The bounds stand in the field's metadata and are read by checks/bounds.py.
     """
     bounds = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
     return field(default=default, metadata={k: v for k, v in bounds.items() if v is not None})

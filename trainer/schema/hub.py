@@ -22,7 +22,7 @@ class HubStrategy(Choice):
 
 @dataclass(kw_only=True, slots=True)
 class Hub:
-    """Uploads run in the background and never end a run: what fails is told in one warning."""
+    """Uploads run in the background and never end a run: one warning says what failed."""
 
     push_to_hub: bool = False
     """Upload the weights to the Hub; needs a token (HF: push_to_hub)."""

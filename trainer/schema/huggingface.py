@@ -338,7 +338,7 @@ def home(name: str) -> str | None:
 
 
 def answer(name: str, value: Any) -> Answer | None:
-    """The answer to ``name=value`` where ``name`` is no key; None when the name means nothing to us."""
+    """The answer to ``name=value`` where ``name`` is not a key; None for a name that HF does not know."""
     from ..errors import show
 
     if name in PARALLEL:

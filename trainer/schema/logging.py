@@ -47,7 +47,7 @@ class Logging:
     """False adds `init_mem_*` and `train_mem_*` to the end's record: bytes gained, and the peak beyond the larger of
     start and end, of the process (`cpu`) and of the GPU (`gpu`), on rank 0 (HF: skip_memory_metrics)."""
     disable_tqdm: bool | None = None
-    """True: plain lines instead of a progress bar; None: plain lines where stdout is no terminal (HF: disable_tqdm)."""
+    """True: plain lines, not a progress bar; None: plain lines where stdout is not a terminal (HF: disable_tqdm)."""
     log_level: LogLevel = LogLevel.info
     """Level of train.log; stderr gets warnings and worse (HF: log_level)."""
     log_level_replica: LogLevel = LogLevel.warning

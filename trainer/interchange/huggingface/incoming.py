@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
@@ -22,6 +23,7 @@ def translate(values: dict[str, Any]) -> Experiment:
         _resolved,
         _run,
         _values,
+        _mappings,
         _precision,
         _optim,
         _scheduler,
@@ -118,6 +120,11 @@ def _values(to: Translation) -> None:
     if left.get("torch_compile") and not left.get("tf32") and not left.get("fp16"):
         what = "the Trainer turns TF32 on with it, where the GPU has it; here only precision.tf32=true does"
         to.result.remarks.append(f"torch_compile=true: {what}")
+
+
+def _mappings(to: Translation) -> None:
+    """Arguments of arguments."""
+    left = to.left
     kwargs = to.mapping("activation_checkpointing_kwargs")
     if kwargs and not left.get("activation_checkpointing"):
         to.remark("activation_checkpointing_kwargs", kwargs, "the Trainer ignores them without the switch")
@@ -169,6 +176,10 @@ def _optim(to: Translation) -> None:
             to.set(f"optim.{key}", value)
         else:
             to.remark(key, value, f"is not used by {name}, by the Trainer either")
+    _optim_args(to, own)
+
+
+def _optim_args(to: Translation, own: Collection[str]) -> None:
     text = to.take("optim_args")
     if not isinstance(text, str) or not text:
         if text:
@@ -315,7 +326,7 @@ def _rest(to: Translation) -> None:
             if value is not None or hf.DEFAULTS.get(name, ...) is not None:
                 to.enter(name, key, value)
         elif value not in hf.OLD_DEFAULTS.get(name, ()) and value is not None:
-            to.remark(name, value, hf.REMARKS.get(name, "is no name of TrainingArguments"))
+            to.remark(name, value, hf.REMARKS.get(name, "is not a name of TrainingArguments"))
 
 
 def greater(given: bool | None, metric: str | None) -> bool:

@@ -103,7 +103,7 @@ class Outgoing:
         option, extra = self._option(node)
         word = next((w for w in ("adamw_torch", "adamw_torch_fused") if hf.OPTIMIZERS[w] == option), option)
         if word is None or word not in hf.OPTIMIZER_NAMES:
-            self.remark("optim", type(node).__name__, "is no optimizer of TrainingArguments")
+            self.remark("optim", type(node).__name__, "is not an optimizer of TrainingArguments")
         else:
             self.put("optim", word, "adamw_torch_fused")
         readable = next((names for part, names in hf.OPTIM_ARGS.items() if word and _matches(part, word)), "").split()

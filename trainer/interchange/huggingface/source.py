@@ -51,7 +51,7 @@ def _json(path: Path, text: str) -> Source:
     except (ValueError, RecursionError) as error:
         raise _refused(path, f"is not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise _refused(path, "holds no JSON object of names and values")
+        raise _refused(path, "does not hold a JSON object of names and values")
     return Source({name: _words(value) for name, value in values.items()})
 
 
@@ -85,7 +85,7 @@ def _script(path: Path, text: str, line: int | None) -> Source:
         try:
             source.values[name] = _literal(node)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            source.remarks.append(f"{name}={ast.unparse(node)} ({shown(path)}:{node.lineno}): is no literal")
+            source.remarks.append(f"{name}={ast.unparse(node)} ({shown(path)}:{node.lineno}): is not a literal")
     return source
 
 

@@ -63,7 +63,7 @@ class Translation:
                 self.remark(name, value, f"is neither JSON nor a JSON file that can be read ({error})")
                 return {}
         if value and not isinstance(value, dict):
-            self.remark(name, value, "is no mapping")
+            self.remark(name, value, "is not a mapping")
             return {}
         return dict(value or {})
 
