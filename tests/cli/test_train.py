@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer import __version__
+
 TRAIN = Path(__file__).parents[2] / "train.py"
 
 ENGINES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "parallel").glob("*.yaml"))
@@ -45,7 +47,7 @@ def test_help_lists_groups_and_no_schema(tmp_path: Path) -> None:
     assert f"parallel: {', '.join(ENGINES)}" in done.stdout
     assert "schema" not in done.stdout.replace("trainer/schema/", "")
     assert run("--hydra-help", cwd=tmp_path).returncode == 0
-    assert run("--version", cwd=tmp_path).stdout.startswith("Hydra 1.3")
+    assert run("--version", cwd=tmp_path).stdout.startswith(f"trainer {__version__} (Hydra 1.3")
     for what in ("defaults", "searchpath", "config"):
         assert run("--info", what, cwd=tmp_path).returncode == 0
 
@@ -151,3 +153,6 @@ def test_the_verbs(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0
     assert "train " in done.stdout
+    command[-1] = "--version"
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout == f"trainer {__version__}\n"

@@ -86,7 +86,7 @@ def start(place: Path, *arguments: str, **environment: str) -> subprocess.Popen[
 def run(place: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     with start(place, *arguments, **environment) as process:
         try:
-            _, errors = process.communicate(timeout=90)
+            _, errors = process.communicate(timeout=150)
         finally:
             process.kill()
     return process.returncode, errors
@@ -133,7 +133,7 @@ def test_ranks_do_not_outlive_a_killed_launcher(place: Path) -> None:
 
 
 def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.05)

@@ -56,12 +56,16 @@ def test_combinations_take_turns() -> None:
 @pytest.mark.parametrize(
     ("overrides", "n_trials", "line"),
     [
-        (["x=interval(2,1)"], None, "x=interval(2,1) (command line): an interval goes from a number to a greater one"),
-        (["x=interval(0,inf)"], None, "goes from a number to a greater one"),
+        (
+            ["x=interval(2,1)"],
+            None,
+            "x=interval(2,1) (command line): an interval needs a start below its end, both finite",
+        ),
+        (["x=interval(0,inf)"], None, "needs a start below its end"),
         (["x=tag(log,interval(0,1))"], None, "ratios need an interval above 0"),
         (["x=tag(lgo,interval(1,2))"], None, "there is no tag lgo"),
         (["a=1,2,3", "x=interval(0,1)"], 2, "hydra.sweeper.n_trials=2 (command line): the listed values alone make 3"),
-        (["a=1,2,3"], 5, "hydra.sweeper.n_trials=5 (command line): is only read with an interval"),
+        (["a=1,2,3"], 5, "hydra.sweeper.n_trials=5 (command line): has no effect without an interval"),
     ],
 )
 def test_wrong(overrides: list[str], n_trials: int | None, line: str) -> None:

@@ -91,6 +91,7 @@ def test_a_trial_equals_the_same_run_alone(project: Path) -> None:
     subprocess.run(alone, cwd=project, check=True, capture_output=True, timeout=120, env=environment())
     assert losses(project / "s" / "1") == losses(project / "alone")
     assert losses(project / "s" / "0") != losses(project / "alone")
+    assert json.loads((project / "s/1/manifest.json").read_text())["argv"] == sweep[1:]
     assert (project / "s/1/model/model.safetensors").read_bytes() == (
         project / "alone/model/model.safetensors"
     ).read_bytes()

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import yaml
 
 from ..errors import ConfigError
+from ..launch.outcome import WRONG_CONFIG
 
 if TYPE_CHECKING:
     from ..config.origins import Origins
     from ..schema import Config
-
-WRONG = 2
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,7 +49,7 @@ def _export(args: argparse.Namespace) -> int:
     found = compose(args.overrides, config_name=args.config_name or CONFIG_NAME, config_dir=args.config_dir)
     if found.problems or found.config is None:
         print("\n".join(dict.fromkeys(map(str, found.problems))), file=sys.stderr)
-        return WRONG
+        return WRONG_CONFIG
     if args.kind != "training-arguments":
         return _engine(args.kind, found.config, found.origins)
     from ..interchange.huggingface.outgoing import Outgoing
@@ -69,7 +68,7 @@ def _engine(kind: str, config: Config, origins: Origins) -> int:
         content, remarks = (deepspeed if kind == "deepspeed" else accelerate).outgoing(config)
     except ConfigError as error:
         print("\n".join(ConfigError(origins.fill(error.problems)).lines()), file=sys.stderr)
-        return WRONG
+        return WRONG_CONFIG
     for remark in remarks:
         print(f"not exported: {remark}", file=sys.stderr)
     text = json.dumps(content, indent=2) if kind == "deepspeed" else yaml.safe_dump(content).rstrip()

@@ -26,10 +26,11 @@ Flags:
   -cn, --config-name    another primary config than config.yaml
   -cd, --config-dir     a folder with options of your own (as is ./conf)
   -sc install=bash      shell completion (bash, zsh, fish): eval "$(python train.py -sc install=bash)"
-  --hydra-help, --version
+  --hydra-help          Hydra's own flags and groups
+  --version             this package's and Hydra's
 
 Exit codes: 0 done, 1 failed, 2 wrong configuration, 75 preempted, 130 interrupted (both with a checkpoint:
-checkpoint.resume_from_checkpoint=auto goes on). Other verbs: python -m trainer --help."""
+checkpoint.resume_from_checkpoint=auto resumes). Other verbs: python -m trainer --help."""
 
 
 def help_text(groups: str) -> str:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from ..config.files import shown
 from ..errors import ConfigError
+from ..launch.outcome import WRONG_CONFIG
 
 if TYPE_CHECKING:
     from ..interchange.experiment import Experiment
-
-WRONG = 2
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,15 +42,15 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     if args.output is not None and args.output.exists() and not args.overwrite:
         print(f"{args.output}: is there already; --overwrite replaces it", file=sys.stderr)
-        return WRONG
+        return WRONG_CONFIG
     try:
         return _training_arguments(args) if args.kind == "training-arguments" else _engine(args)
     except ConfigError as error:
         print("\n".join(error.lines()), file=sys.stderr)
-        return WRONG
+        return WRONG_CONFIG
     except OSError as error:
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)
-        return WRONG
+        return WRONG_CONFIG
 
 
 def _training_arguments(args: argparse.Namespace) -> int:
@@ -88,4 +87,4 @@ def _finish(args: argparse.Namespace, result: Experiment, name: str) -> int:
     wrong = experiment.problems(text, str(args.output or "the experiment"))
     for line in dict.fromkeys(map(str, wrong)):
         print(line, file=sys.stderr)
-    return WRONG if wrong else 0
+    return WRONG_CONFIG if wrong else 0

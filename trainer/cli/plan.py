@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.composer import compose
 from ..errors import ConfigError
+from ..launch.outcome import WRONG_CONFIG
 from ..schema import Config
 from ..schema.parallel import Single
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = make(args.overrides)
     except ConfigError as error:
         print("\n".join(error.lines()), file=sys.stderr)
-        return 2
+        return WRONG_CONFIG
     print(json.dumps(plan) if args.json else _text(plan))
     return 0
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .. import __version__
 from ..launch.outcome import EXIT_CODES, exit_code
 from ..run.directory import Status
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     from ..config.hydra import flags_parser
 
-    parser = flags_parser()
+    parser = flags_parser(f"trainer {__version__}")
     args = parser.parse_intermixed_args(argv)
     actions = (bool(args.cfg), args.info is not None, args.shell_completion, args.run, args.multirun)
     if sum(actions) > 1:

@@ -1,4 +1,4 @@
-"""`cluster=ray`: runs become jobs of a Ray cluster, by its job API; its scheduler is Ray's."""
+"""`cluster=ray`: runs become jobs of a Ray cluster, submitted by its job API and scheduled by Ray."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 FOLDER = "ray"
-"""In a run's directory: its pickle."""
+"""Folder in a run's directory for the pickle."""
 
 
 class RayCluster:
@@ -65,7 +65,7 @@ class RayCluster:
 
 
 def main(file: str) -> int:
-    """The job: one run, from the pickle that this module wrote."""
+    """Run what the pickle of `submit` holds; the exit code."""
     run: Prepared = pickle.loads(Path(file).read_bytes())
     return exit_code(lambda: start(run))
 

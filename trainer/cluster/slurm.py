@@ -1,4 +1,4 @@
-"""`cluster=slurm`: runs become jobs, a sweep one array, by submitit. Run by the job's script: see again()."""
+"""`cluster=slurm`: submitit makes a run a job, and a sweep a job array. Job scripts run this module: restart()."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..schema.cluster import Slurm
 from .srun import rank_environment
 
 FOLDER = "slurm"
-"""In a run's or a sweep's directory: the job's script, its pickle and its output."""
+"""Folder in a run's or a sweep's directory for the job's script, pickle and output."""
 PREEMPT_SIGNAL = "USR1"
 NOT_SBATCHS = ("_target_", "max_num_timeout", "signal_delay_s", "setup", "array_parallelism", "additional_parameters")
 
@@ -63,7 +63,7 @@ class SlurmCluster:
 
 @dataclass
 class SlurmJob:
-    """What a task of the job calls; submitit pickles it, and once more before it queues the job again."""
+    """What a task of the job calls; submitit pickles it, and pickles it again before it requeues the job."""
 
     run: Prepared
 
@@ -71,20 +71,20 @@ class SlurmJob:
         from ..train import interrupts
 
         job, restarts = _job_id(), int(os.environ.get("SLURM_RESTART_COUNT", 0))
-        again = any(one.get("job_id") == job for one in run_directory.read(self.run.directory).get("restarts", []))
+        restarted = any(one.get("job_id") == job for one in run_directory.read(self.run.directory).get("restarts", []))
         notes = {"slurm": {"job_id": job, "restarts": restarts}}
-        run = replace(self.run, requeued=restarts > 0 or again, notes=notes)
+        run = replace(self.run, requeued=restarts > 0 or restarted, notes=notes)
         os.environ.update(rank_environment())
         code = exit_code(lambda: join(lambda: run) if "RANK" in os.environ else start(run))
         if code == EXIT_CODES[Status.preempted] and interrupts.last == signal.SIGUSR1:
-            # saved; submitit's handler is back in place: on the first task it queues the job again, and exits.
-            # A SIGTERM does not: it is scancel's, or a preemption's after which Slurm itself queues the job again.
+            # the checkpoint is saved, and submitit's handler is in place again: it requeues the job and exits. SIGTERM
+            # requeues nothing: it is scancel's, or a preemption's, after which Slurm itself requeues the job
             signal.raise_signal(signal.SIGUSR1)
         elif code:
             sys.exit(code)
 
     def checkpoint(self) -> Any:
-        """submitit's question what to do once the job is queued again: the same."""
+        """submitit asks what the requeued job calls: the same."""
         from submitit.helpers import DelayedSubmission
 
         run_directory.update(self.run.directory, status=Status.queued)
@@ -97,42 +97,48 @@ def _job_id() -> str:
     return os.environ["SLURM_JOB_ID"]
 
 
-def again(folder: str, code: int, number: int) -> bool:
-    """launch.max_restarts on several machines: whether the job's script, on the first of them, is to start the ranks
-    for the ``number``-th time once more, after srun has ended with ``code``. Noted in the manifest."""
+def restart(folder: str, code: int, number: int) -> bool:
+    """Whether the job's script is to restart the ranks, for launch.max_restarts on several machines; the manifest
+    records it. Runs on the first machine.
+
+    Args:
+        folder: submitit's.
+        code: the exit code of srun.
+        number: of the restart, from 1.
+    """
     from submitit import JobEnvironment
     from submitit.core.utils import DelayedSubmission
 
     os.environ["SUBMITIT_FOLDER"] = folder
     job: Any = DelayedSubmission.load(JobEnvironment().paths.submitted_pickle).function
     run: Prepared = job.run
-    manifest, most = run_directory.read(run.directory), run.config.launch.max_restarts
+    manifest, max_restarts = run_directory.read(run.directory), run.config.launch.max_restarts
     if manifest["status"] not in (Status.failed, Status.running) or manifest.get("final"):
         return False
     signals = {128 + number: number.name for number in signal.Signals}
     how = f"was killed by {signals[code]}" if code in signals else f"exited with code {code} before its end"
     error = manifest["error"] or f"a rank {how}"
-    if number > most:
-        if manifest["status"] == Status.running:  # no rank could say so itself
+    if number > max_restarts:
+        if manifest["status"] == Status.running:  # no rank could record it
             run_directory.finish(run.directory, Status.failed, error=error)
         return False
-    print(f"restart {number} of {most}: {error}", file=sys.stderr)
+    print(f"restart {number} of {max_restarts}: {error}", file=sys.stderr)
     run_directory.restarted(run.directory, error, job_id=_job_id())
     run_directory.update(run.directory, status=Status.queued)
     return True
 
 
 def _parameters(run: Prepared, folder: Path, sweep: bool) -> dict[str, Any]:
-    """submitit's, from the config."""
+    """submitit's parameters, from the config."""
     node, launch = run.config.cluster, run.config.launch
     assert isinstance(node, Slurm)
     given = {f.name: value for f in fields(node) if (value := getattr(node, f.name)) is not None}
     several = launch.nnodes > 1
-    # only what the submitting process added: the job's interpreter has paths of its own
+    # only what the submitting process added: the job's interpreter has its own paths
     paths = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
     setup = [f"export PYTHONPATH={shlex.quote(os.pathsep.join(paths))} SUBMITIT_PREEMPT_SIGNAL={PREEMPT_SIGNAL}"]
     restart = []
-    if several and launch.max_restarts:  # submitit's script calls srun once; here it is called until it ends well
+    if several and launch.max_restarts:  # submitit's script calls srun once; this function calls it until it succeeds
         ask = shlex.join([sys.executable, "-m", __name__, str(folder)])
         loop = f'until command srun "$@"; do code=$?; {ask} $code $((++n)) || return $code; done'
         restart = [f"srun() {{ local code n=0; {loop}; }}"]
@@ -146,13 +152,13 @@ def _parameters(run: Prepared, folder: Path, sweep: bool) -> dict[str, Any]:
         "array_parallelism": node.array_parallelism,
         "stderr_to_stdout": True,
         "additional_parameters": node.additional_parameters | {"requeue": True},
-        "srun_args": ["--kill-on-bad-exit=1"],  # a rank that hangs ends with those that gave up on it
+        "srun_args": ["--kill-on-bad-exit=1"],  # ends a rank that hangs with those that failed
     }
 
 
 @contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """sbatch hands its environment to the job: typed inside of another job, that one's limits must not go along."""
+    """Hide the variables of a surrounding job: sbatch passes its environment on, and that job's limits with it."""
     inherited = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith("SLURM_") and k != "SLURM_CONF"}
     try:
         yield
@@ -161,4 +167,4 @@ def _outside_of_jobs() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(not again(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(not restart(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -68,11 +68,18 @@ yaml_loader: Callable[[], Any] = cache(get_yaml_loader)
 """OmegaConf's YAML loader class, which refuses duplicate keys."""
 
 
-def flags_parser() -> argparse.ArgumentParser:
-    """The parser of Hydra's command line: flags and overrides."""
+def flags_parser(version: str) -> argparse.ArgumentParser:
+    """The parser of Hydra's command line, flags and overrides; --version says ``version`` and Hydra's."""
+    from hydra import __version__
     from hydra._internal.utils import get_args_parser
 
-    return get_args_parser()
+    hydras = get_args_parser()
+    parser = argparse.ArgumentParser(
+        description=hydras.description, parents=[hydras], add_help=False, conflict_handler="resolve"
+    )
+    version = f"{version} (Hydra {__version__})"
+    parser.add_argument("--version", action="version", version=version, help="Show the version and exit")
+    return parser
 
 
 @contextmanager

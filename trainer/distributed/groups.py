@@ -1,4 +1,4 @@
-"""Who and how many we are, and the ranks' small agreements. Everything is an identity in a single process."""
+"""Rank, world size, and small collectives on the CPU. In a single process every collective returns its argument."""
 
 from __future__ import annotations
 
@@ -14,21 +14,45 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+__all__ = [
+    "all_max",
+    "all_or",
+    "all_reduce_sum",
+    "all_sum",
+    "barrier",
+    "broadcast",
+    "close",
+    "flag_is_up",
+    "forget_store",
+    "gather",
+    "hang_up",
+    "in_background",
+    "init",
+    "is_main",
+    "keep_store",
+    "local_rank",
+    "local_world_size",
+    "open_background",
+    "raise_flag",
+    "rank",
+    "world_size",
+]
+
 T = TypeVar("T")
 
 _control: dist.ProcessGroup | None = None
-"""Gloo group on the CPU for what the ranks agree on: flags neither wait for a GPU nor mix with gradient traffic."""
+"""Gloo group for small collectives: flags neither wait for a GPU nor mix with gradient traffic."""
 
 _background: dist.ProcessGroup | None = None
-"""The same for a thread beside the training, between open_background and close."""
+"""The same for a background thread, from open_background to close."""
 
 _thread = threading.local()
 
 _store: Any = None
-"""Where the ranks meet again after ``close``, between keep_store and forget_store."""
+"""Lets the ranks form a new process group after ``close``; from keep_store to forget_store."""
 _meetings = 0
 _sockets: set[tuple[int, int]] = set()
-"""The gloo groups' connections to the other ranks: file descriptor and inode."""
+"""File descriptor and inode of each gloo connection to another rank."""
 
 
 def rank() -> int:
@@ -52,12 +76,18 @@ def local_world_size() -> int:
 
 
 def is_main() -> bool:
-    """True on rank 0: the one that writes and reports."""
+    """True on rank 0, which writes files and reports."""
     return rank() == 0
 
 
 def init(backend: str | None, timeout_s: float, device: torch.device) -> None:
-    """Join the process group named by the environment, or make one of a single rank. A second call does nothing."""
+    """Join the process group that the environment names, or form one of a single rank; a second call does nothing.
+
+    Args:
+        backend: torch's; None is nccl on a GPU and gloo on the CPU.
+        timeout_s: how long a collective may take, in seconds.
+        device: this rank's.
+    """
     global _control
     if dist.is_initialized():
         return
@@ -82,12 +112,12 @@ def init(backend: str | None, timeout_s: float, device: torch.device) -> None:
 
 
 def _group() -> dist.ProcessGroup | None:
-    """The group of this thread's agreements."""
+    """The process group of this thread's collectives."""
     return getattr(_thread, "group", _control)
 
 
 def open_background() -> None:
-    """Make the group of in_background (collective)."""
+    """Form the process group of in_background. Collective."""
     global _background
     if _control is not None and _background is None:
         _background = dist.new_group(backend="gloo")
@@ -95,7 +125,7 @@ def open_background() -> None:
 
 @contextmanager
 def in_background() -> Iterator[None]:
-    """This thread's agreements go through a group of their own."""
+    """While inside, this thread's collectives use a process group of their own."""
     _thread.group = _background
     try:
         yield
@@ -112,8 +142,7 @@ def close() -> None:
 
 
 def keep_store() -> None:
-    """From here on the ranks can leave their process group and make another; and tell each other what went wrong when
-    no collective works any more."""
+    """Let the ranks close their process group and form another, and raise flags where no collective works any more."""
     global _store, _meetings
     if _control is not None and _store is None:
         _store = dist.distributed_c10d._get_default_store()
@@ -121,13 +150,13 @@ def keep_store() -> None:
 
 
 def forget_store() -> None:
-    """The end of what keep_store began."""
+    """End what keep_store began."""
     global _store
     _store = None
 
 
 def raise_flag(name: str) -> None:
-    """Tell the other ranks something, without their help; needs keep_store."""
+    """Raise a flag that the other ranks can see, without a collective; needs keep_store."""
     if _store is not None:
         _store.set(f"trainer/{_meetings}/{name}", "1")
 
@@ -138,10 +167,13 @@ def flag_is_up(name: str) -> bool:
 
 
 def hang_up() -> None:
-    """Break the gloo connections to the other ranks: who waits for this one gets an error instead. To destroy the
-    groups is not enough, since torch's caches may keep them alive; to abort them does nothing (torch 2.13)."""
+    """Break the gloo connections to the other ranks, so that a rank that waits for this one gets an error.
+
+    Destroying the process groups is not enough, since torch's caches may keep them alive; aborting them does nothing
+    (torch 2.13).
+    """
     for fd, _ in _sockets & _open_sockets():
-        # OSError: it listens, or gloo has just closed it, since the other side hung up
+        # OSError: a listening socket, or one that gloo closed because the other side hung up
         with suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
             if connection.family not in (socket.AF_INET, socket.AF_INET6):
                 continue
@@ -163,13 +195,13 @@ def _open_sockets() -> set[tuple[int, int]]:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank has called this."""
     if (group := _group()) is not None:
         dist.barrier(group=group)
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's ``value`` (small, JSON-able), on every rank."""
+    """Rank 0's ``value`` (small, serializable as JSON) on every rank."""
     if (group := _group()) is None:
         return value
     box = [value]
@@ -178,7 +210,7 @@ def broadcast(value: T) -> T:
 
 
 def gather(value: T) -> list[T] | None:
-    """Every rank's ``value`` (JSON-able, or numpy arrays) in rank order on rank 0, None elsewhere."""
+    """Every rank's ``value`` (serializable as JSON, or numpy arrays), in rank order on rank 0; None elsewhere."""
     if (group := _group()) is None:
         return [value]
     values: list[Any] | None = [None] * world_size() if is_main() else None
@@ -192,7 +224,7 @@ def all_max(value: int) -> int:
 
 
 def all_or(flags: int) -> int:
-    """The union of the ranks' bit masks, on every rank: what any one wishes, all do."""
+    """The union of the ranks' bit masks, on every rank."""
     return _reduce(flags, dist.ReduceOp.BOR)
 
 

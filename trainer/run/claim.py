@@ -1,4 +1,4 @@
-"""Which directory a run gets: a fresh one, the one it was told, or the one of the run it goes on with."""
+"""Which directory a run gets: a new one, the one the user names, or that of the run it resumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AUTO = "auto"
 
 
 def claim(composition: Composition, config: Config) -> tuple[Path, bool]:
-    """The run's directory (made, and claimed by its manifest), and whether it held this run before.
+    """The run's directory (created, and claimed by its manifest), and whether it already held this run.
 
     Raises:
         ConfigError: the directory holds another run, or cannot be made.
@@ -26,33 +26,35 @@ def claim(composition: Composition, config: Config) -> tuple[Path, bool]:
     path = Path(composition.cfg.hydra.run.dir).absolute()
     key = "hydra.run.dir" if _given(composition, "hydra.run.dir") else "run.output_dir"
     given = _given(composition, key)
-    wish = config.checkpoint.resume_from_checkpoint
-    old = path if given else None
-    if wish is not None and not given and not config.run.do_train:
-        config.checkpoint.resume_from_checkpoint = _trained(composition, config, _root(path)) if wish == AUTO else wish
-    elif wish is not None and not given:
-        old = (
-            run_directory.newest_unfinished(_root(path), run_directory.config_hash(config))
-            if wish == AUTO
-            else _run_of(wish)
-        )
-        if old is None and wish == AUTO:
-            where = _root(path)
-            print(f"no unfinished run with this config under {where}: starting afresh", file=sys.stderr)
-    if old is not None and (old / run_directory.MANIFEST).exists():
-        if wish is None:
-            fix = "checkpoint.resume_from_checkpoint=auto (goes on in it), or another directory"
-            raise ConfigError([_problem(composition, key, path, "holds a run already", fix)])
-        manifest = run_directory.read(old)
-        if run_directory.is_alive(manifest):
-            what = f"holds a run that is running now: process {manifest['process']['pid']} on {manifest['host']}"
-            raise ConfigError([_problem(composition, key, old, what)])
-        return old.absolute(), True
-    return _make(composition, path, key, exact=given), False
+    requested = config.checkpoint.resume_from_checkpoint
+    if given:
+        resumable: Path | None = path
+    elif requested is None:
+        resumable = None
+    elif config.run.do_train:
+        resumable = _newest_unfinished(config, _root(path)) if requested == AUTO else _run_of(requested)
+    else:  # a new directory for what the weights of another run give
+        resumable = None
+        if requested == AUTO:
+            config.checkpoint.resume_from_checkpoint = _trained(composition, config, _root(path))
+    if resumable is None or not (resumable / run_directory.MANIFEST).exists():
+        return _make(composition, path, key, exact=given), False
+    if requested is None:
+        fix = "checkpoint.resume_from_checkpoint=auto (resumes it), or another directory"
+        raise ConfigError([_problem(composition, key, path, "holds a run already", fix)])
+    manifest = run_directory.read(resumable)
+    if run_directory.is_alive(manifest):
+        what = f"holds a run that is running now: process {manifest['process']['pid']} on {manifest['host']}"
+        raise ConfigError([_problem(composition, key, resumable, what)])
+    return resumable.absolute(), True
 
 
 def claim_exactly(composition: Composition, config: Config, path: Path) -> tuple[Path, bool]:
-    """A sweep's trial: this directory, fresh, or with resume_from_checkpoint the run that is in it."""
+    """The same for a trial of a sweep, in the directory ``path``.
+
+    Raises:
+        ConfigError: the directory holds another run, or cannot be made.
+    """
     if config.checkpoint.resume_from_checkpoint is not None and (path / run_directory.MANIFEST).exists():
         return path, True
     return _make(composition, path, "hydra.sweep.subdir", exact=True), False
@@ -73,7 +75,7 @@ def _problem(composition: Composition, key: str, path: Path, what: str, fix: str
 
 
 def _given(composition: Composition, key: str) -> bool:
-    """Whether the user chose it, rather than our config.yaml or the schema."""
+    """Whether the user set the key: its value is not from the schema or from our config.yaml."""
     from ..config.files import shown
     from ..config.sources import conf_directory
 
@@ -81,23 +83,30 @@ def _given(composition: Composition, key: str) -> bool:
     return origin != "default" and not origin.startswith(shown(conf_directory() / "config.yaml"))
 
 
+def _newest_unfinished(config: Config, root: Path) -> Path | None:
+    found = run_directory.newest_unfinished(root, run_directory.config_hash(config))
+    if found is None:
+        print(f"no unfinished run with this config under {root}: starting afresh", file=sys.stderr)
+    return found
+
+
 def _trained(composition: Composition, config: Config, root: Path) -> str:
-    """The run whose weights are evaluated or predicted with: the newest with this config, but for what is asked now."""
+    """The run whose weights to evaluate or predict with: the newest that trained with this config."""
     trained = replace(config, run=replace(config.run, do_train=True))
     found = run_directory.newest(root, run_directory.config_hash(trained))
     if found is None:
         what, fix = f"there is no run with this config under {root}", "checkpoint.resume_from_checkpoint=PATH"
         raise ConfigError([_problem(composition, "checkpoint.resume_from_checkpoint", Path(AUTO), what, fix)])
-    print(f"the weights of {found}", file=sys.stderr)
+    print(f"using the weights of {found}", file=sys.stderr)
     return str(found)
 
 
 def _root(path: Path) -> Path:
-    """`outputs` of `outputs/<date>/<time>`."""
+    """`outputs` for `outputs/<date>/<time>`."""
     return path.parents[1]
 
 
 def _run_of(checkpoint: str) -> Path | None:
-    """The run that a checkpoint's path belongs to, if it stands where runs keep theirs."""
+    """The run whose `checkpoints/` holds the checkpoint, if it is in one."""
     run = Path(checkpoint).expanduser().absolute().parents[1]
     return run if (run / run_directory.MANIFEST).exists() else None

@@ -1,4 +1,4 @@
-"""A run's directory: made once, never shared; the config, the command and the manifest in it, secrets masked."""
+"""A run's directory: created once, never shared. Holds the config, the overrides and the manifest, secrets masked."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LOCK = ".lock"
 
 
 class Status(Choice):
-    """How a run stands, as in manifest.json."""
+    """A run's status, as in manifest.json."""
 
     queued = "queued"
-    """Handed to a cluster, not started yet."""
+    """Submitted to a cluster, not started yet."""
     running = "running"
     completed = "completed"
     failed = "failed"
@@ -42,10 +42,14 @@ class Status(Choice):
 
 
 def create(path: Path, *, exact: bool) -> Path:
-    """Make a run's directory and claim it by an exclusive, empty manifest; two runs never get the same one.
+    """Create a run's directory and claim it by an exclusive, empty manifest; two runs never get the same one.
 
-    A default name that is taken gets -1, -2 ...; an exact one (the user's) may exist if it holds no run, else
-    FileExistsError.
+    Args:
+        path: the directory; parents are created.
+        exact: take this path only, which may exist already if it holds no run. Otherwise a taken name gets -1, -2 ...
+
+    Raises:
+        FileExistsError: with ``exact``, when the directory holds a run or the path is a file.
     """
     for number in count():
         directory = path if number == 0 else path.with_name(f"{path.name}-{number}")
@@ -61,7 +65,7 @@ def create(path: Path, *, exact: bool) -> Path:
 
 
 def discard(directory: Path) -> None:
-    """Undo create and begin, for a run that never was; what else is in the directory stays."""
+    """Undo create and begin for a run that never started; other files in the directory stay."""
     for name in FILES:
         (directory / name).unlink(missing_ok=True)
     with suppress(OSError):
@@ -97,15 +101,17 @@ def hold(directory: Path) -> int:
 
 def begin(directory: Path, *, config: Any, overrides: list[str], argv: list[str], **fields: Any) -> dict[str, Any]:
     """Write config.yaml, overrides.yaml and the manifest (status running), from the process that lives as long as the
-    run. In a directory that holds a run already, that run goes on: run_id, started_at and results stay, what changed is
-    brought up to date, and an older config is kept as config.1.yaml.
+    run; the manifest.
+
+    In a directory that already holds a run, that run is resumed: run_id, started_at and the results stay, everything
+    else is updated, and an older config is saved as config.1.yaml.
     """
     from .provenance import git, packages  # 10 ms that no look at a config needs
 
     config = plain(config)
     before = read(directory)
     for name in FILES:
-        for left in directory.glob(f"{name}.*.tmp"):  # by a process that was killed
+        for left in directory.glob(f"{name}.*.tmp"):  # of a process that was killed
             left.unlink()
     _write_config(directory, _yaml(mask(config)))
     _replace(directory / "overrides.yaml", _yaml(mask_overrides(overrides)))
@@ -135,28 +141,28 @@ def begin(directory: Path, *, config: Any, overrides: list[str], argv: list[str]
 
 
 def update(directory: Path, **fields: Any) -> None:
-    """Change fields of the manifest, in one rename."""
+    """Change fields of the manifest, atomically."""
     _replace(directory / MANIFEST, _json({**read(directory), **fields}))
 
 
 def resumed(directory: Path, *, step: int, **fields: Any) -> None:
-    """Note that the run went on from the checkpoint of ``step``, here and now."""
+    """Record that the run resumed from the checkpoint of ``step`` on this machine."""
     entry = {"at": now(), "step": step, "host": socket.gethostname(), **fields}
     update(directory, resumed=[*read(directory).get("resumed", []), entry])
 
 
 def restarted(directory: Path, error: str, **fields: Any) -> None:
-    """Note that failed ranks are started again, and why."""
+    """Record that failed ranks are restarted, and why."""
     update(directory, restarts=[*read(directory).get("restarts", []), {"at": now(), "error": error, **fields}])
 
 
 def finish(directory: Path, status: Status, *, error: str | None = None, **fields: Any) -> None:
-    """Close the manifest: how the run ended, and when."""
+    """Record how and when the run ended."""
     update(directory, status=status, ended_at=now(), error=error, **fields)
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """The manifest; empty where there is none."""
+    """The manifest; empty if there is none, or it is not valid JSON."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -165,12 +171,12 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def newest_unfinished(root: Path, config_hash: str) -> Path | None:
-    """The newest run at most two levels below root that has this config, did not complete, and isn't running now."""
+    """The newest run at most two levels below ``root`` with this config that has not completed and is not running."""
     return newest(root, config_hash, unfinished=True)
 
 
 def newest(root: Path, config_hash: str, *, unfinished: bool = False) -> Path | None:
-    """The newest run at most two levels below root that has this config."""
+    """The newest run at most two levels below ``root`` with this config."""
     found = [(read(path.parent), path.parent) for depth in ("*/", "*/*/") for path in root.glob(depth + MANIFEST)]
     runs = [
         (manifest["started_at"], directory)
@@ -183,7 +189,7 @@ def newest(root: Path, config_hash: str, *, unfinished: bool = False) -> Path | 
 
 
 def is_alive(manifest: dict[str, Any]) -> bool:
-    """Whether the process that wrote this manifest still runs it on this host. Of other hosts nothing is known."""
+    """Whether the process that wrote this manifest is still running the run on this host; False on other hosts."""
     process = manifest.get("process") or {}
     return (
         manifest.get("status") == Status.running
@@ -194,20 +200,20 @@ def is_alive(manifest: dict[str, Any]) -> bool:
 
 
 def now() -> str:
-    """ISO 8601 with the time zone."""
+    """The current time, ISO 8601 with the time zone."""
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
 def _write_config(directory: Path, content: str) -> None:
     path = directory / "config.yaml"
     if path.exists() and path.read_text(encoding="utf-8") != content:
-        kept = next(kept for n in count(1) if not (kept := directory / f"config.{n}.yaml").exists())
-        path.rename(kept)
+        saved = next(saved for n in count(1) if not (saved := directory / f"config.{n}.yaml").exists())
+        path.rename(saved)
     _replace(path, content)
 
 
 def _replace(path: Path, content: str) -> None:
-    # of its own for each process: on several machines every rank that fails says so, maybe at the same time
+    # one name per process: ranks on several machines may fail, and write, at the same time
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(content)
@@ -225,14 +231,16 @@ def _yaml(value: Any) -> str:
 
 
 def plain(config: Any) -> Any:
-    """A config (typed tree or mapping) as dicts, lists, strings and numbers."""
+    """A config (typed tree or mapping) as plain dicts, lists, strings and numbers."""
     tree = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
     return json.loads(json.dumps(tree, default=str))
 
 
 def config_hash(config: Any) -> str:
-    """Of what makes a run the run it is: not where it writes, what it is called, how it is launched, who listens,
-    whether it goes on, or what is done with its weights at the end.
+    """SHA-256 of the part of a config that decides a run's training.
+
+    Left out: where it writes, its name, how it is launched, its reporters, whether it resumes, and what happens to the
+    final weights.
     """
     tree = mask(plain(config))
     tree.pop("launch", None)
@@ -249,7 +257,7 @@ def config_hash(config: Any) -> str:
 
 
 def _process(pid: int | None = None) -> dict[str, Any]:
-    """A process (this one) and its start time in ticks since boot, so that a reused pid is told apart."""
+    """A process (default: this one) and its start time in ticks since boot, which tells a reused pid apart."""
     pid = pid or os.getpid()
     try:
         started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])

@@ -1,4 +1,4 @@
-"""The code and the packages that a run was made with."""
+"""The code and the packages of a run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .secrets import mask_code
 
 PACKAGES = ("torch", "hydra-core", "omegaconf", "deepspeed", "wandb", "safetensors", "transformers", "numpy")
 PATCH_LIMIT = 256 * 1024
-"""Bytes of the uncommitted changes that the manifest keeps."""
+"""Bytes of uncommitted changes saved in the manifest; the rest is cut."""
 
 
 def git() -> dict[str, Any]:
-    """Commit and uncommitted changes of the repository around the working directory; empty outside of one."""
+    """Commit and uncommitted changes of the repository of the working directory; empty outside of a repository."""
     try:
         status = subprocess.run(
             [*_GIT, "status", "--porcelain=v2", "--branch"], capture_output=True, text=True, timeout=5, check=True
@@ -29,7 +29,7 @@ def git() -> dict[str, Any]:
     return {"sha": sha, "dirty": bool(changed), "patch": patch}
 
 
-# No lock is taken and no pager, hook or colour comes between.
+# takes no lock and starts no pager
 _GIT = ("git", "--no-optional-locks", "--no-pager")
 
 
@@ -45,6 +45,7 @@ def _patch() -> str:
 
 
 def packages() -> Iterator[tuple[str, str]]:
+    """Name and version of each of PACKAGES that is installed."""
     for package in PACKAGES:
         try:
             yield package, version(package)

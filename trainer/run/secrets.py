@@ -1,4 +1,4 @@
-"""Secrets are masked wherever a config or a command line is written."""
+"""Masks the secrets in configs, command lines and code before they are written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 MASK = "***"
 _SECRET = r"secret|passw(?:or)?d|credential|api_?-?key|access_?-?key|private_?-?key"
-# Of the tokens only those that open doors: not tokenizer, num_tokens, eos_token, eos_token_id, token_type.
+# Only tokens that grant access: not tokenizer, num_tokens, eos_token, eos_token_id, token_type.
 _TOKEN = r"(?<!pad_)(?<!bos_)(?<!eos_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)(?<!special_)token(?!s|iz|_id|_type)"
 _KEY = re.compile(rf"{_SECRET}|{_TOKEN}", re.IGNORECASE)
 _HARMLESS = re.compile(r"(?:|null|none|true|false|[-+]?[\d.]+(?:e[-+]?\d+)?)", re.IGNORECASE)
@@ -19,7 +19,7 @@ _URL = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")
 
 
 def mask(node: Any) -> Any:
-    """A copy of a config without its secrets: the values of keys such as hub_token, api_key or password."""
+    """A copy of a config with secrets masked: the values of keys such as hub_token, api_key or password."""
     if isinstance(node, dict):
         return {key: MASK if _is_secret(str(key), value) else mask(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -28,7 +28,7 @@ def mask(node: Any) -> Any:
 
 
 def mask_overrides(arguments: list[str]) -> list[str]:
-    """Overrides, or a whole command line, without their secrets: `hub.hub_token=abc` becomes `hub.hub_token=***`."""
+    """Overrides, or a whole command line, with secrets masked: `hub.hub_token=abc` becomes `hub.hub_token=***`."""
     masked = []
     for position, argument in enumerate(arguments):
         key, equals, value = argument.partition("=")
@@ -55,10 +55,10 @@ def _mask_pair(match: re.Match[str]) -> str:
 
 
 def _mask_code(match: re.Match[str]) -> str:
-    """In code only what looks like a key itself: `token = next(tokens)` stays."""
+    """In code, mask only a value that looks like a key itself: `token = next(tokens)` stays."""
     return match[1] + MASK if _LONG.fullmatch(match[2]) else match[0]
 
 
 def mask_code(text: str) -> str:
-    """Source code without what looks like a key."""
+    """Source code with everything masked that looks like a key."""
     return _URL.sub(rf"\1{MASK}@", _PAIR.sub(_mask_code, text))

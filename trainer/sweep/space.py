@@ -19,7 +19,7 @@ def trials(overrides: Sequence[Override], n_trials: int | None) -> list[list[str
 
     Lists (`a,b`, `range()`, `choice()`, `glob()`) make all their combinations, in Hydra's order. With an `interval()`
     there are ``n_trials`` (default 20) trials: the combinations in turn, each at a point of its own. The points are a
-    Halton sequence (Halton 1960): evenly spread, the same every time, and more trials go on where fewer ended.
+    Halton sequence (Halton 1960): evenly spread, the same every time, and a longer one begins with the shorter.
     `tag(log, interval(a, b))` spreads them by ratio, `int(interval(a, b))` over whole numbers, both ends among them.
 
     Raises:
@@ -33,7 +33,7 @@ def trials(overrides: Sequence[Override], n_trials: int | None) -> list[list[str
         what, fix = f"the listed values alone make {len(combinations)} combinations", f"{key}={len(combinations)}"
         problems.append(Problem(key=key, value=n_trials, origin=COMMAND_LINE, what=what, fix=fix))
     if n_trials is not None and not intervals:
-        what = "is only read with an interval: listed values are all tried"
+        what = "has no effect without an interval: all listed values are tried"
         problems.append(Problem(key=key, value=n_trials, origin=COMMAND_LINE, what=what, fix=f"{key}=null"))
     if problems:
         raise ConfigError(problems)
@@ -51,7 +51,7 @@ def _wrong(override: Override) -> Problem | None:
     (start, end), tags, line = _ends(override), _sweep(override).tags, str(override.input_line)
     what = None
     if not (math.isfinite(start) and math.isfinite(end) and start < end):
-        what = "an interval goes from a number to a greater one"
+        what = "an interval needs a start below its end, both finite"
     elif "log" in tags and start <= 0:
         what = "ratios need an interval above 0"
     elif unknown := tags - {"log"}:
@@ -76,13 +76,13 @@ def _value(override: Override, share: float) -> float | int:
     """The interval's number at ``share`` (0 to 1) of the way, to six digits."""
     sweep, (start, end) = _sweep(override), _ends(override)
     whole = isinstance(sweep.start, int)
-    end += whole  # each whole number has a range as wide as the others'
+    end += whole  # every whole number gets an equally wide range
     value = start * (end / start) ** share if "log" in sweep.tags else start + (end - start) * share
     return int(value) if whole else float(f"{value:.6g}")
 
 
 def _halton(i: int, base: int) -> float:
-    """The digits of ``i`` behind the point, in reverse: the sequence's term in [0, 1)."""
+    """Term ``i`` of the sequence, in [0, 1): the digits of ``i`` mirrored at the point."""
     result, unit = 0.0, 1.0
     while i:
         i, digit = divmod(i, base)
