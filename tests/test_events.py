@@ -226,6 +226,13 @@ def test_a_reporter_that_cannot_start_stops_the_run_and_closes_the_others(run: R
     assert good.heard[-1] == "failed"
 
 
+def test_only_reporters_that_were_started_are_finished(caplog: pytest.LogCaptureFixture) -> None:
+    silent = Recorder()
+    Events({}, {"silent": silent}, timeout=10).finish("failed")
+    assert silent.heard == []
+    assert not caplog.records
+
+
 def test_a_reporter_that_cannot_be_built_is_named() -> None:
     with pytest.raises(ReporterError, match=r"logging.reporters.bad cannot start: ZeroDivisionError"):
         build_reporters({"bad": {"_target_": "fractions.Fraction", "_args_": [1, 0]}})

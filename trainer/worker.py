@@ -48,3 +48,4 @@ class Worker:
                 future.set_result(call())
             except BaseException as error:
                 future.set_exception(error)
+            del item, future, call  # while it waits: a call may hold a copy of the model
