@@ -83,7 +83,7 @@ def lines(compose: Compose, *overrides: str) -> list[str]:
         (["optim=adamw_8bit", "optim.optim_bits=16"], "allowed: 8, 32"),
         (["optim=rprop", "optim.weight_decay=0.1"], "not taken by Rprop"),
         (["optim=galore_adamw", "optim.optim_target_modules=3"], "neither a text nor a list"),
-        (["optim=galore_adamw", "optim.optim_target_modules='(a'"], "no regular expression"),
+        (["optim=galore_adamw", "optim.optim_target_modules='(a'"], "is not a valid regular expression"),
         (["optim=apollo_adamw", "optim.proj_type=full"], "not offered by apollo-torch"),
         (["optim=sgd", "optim.optim_args=momentum"], "momentum is not NAME=VALUE"),
         (["optim=sgd", "optim.optim_args={momentum: -1}"], "optim.momentum=-1"),

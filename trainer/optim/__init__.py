@@ -28,26 +28,20 @@ TRANSLATIONS = {"learning_rate": "lr", "adam_beta1": "betas", "adam_beta2": "bet
 """Hugging Face's shared name: torch's argument."""
 
 PROJECTION = ("rank", "update_proj_gap", "scale", "proj_type", "proj", "scale_type")
-"""What GaLore and APOLLO read in the param group of the projected matrices."""
+"""Options that GaLore and APOLLO read in the param group of the projected matrices."""
 
 
 def make_optimizer(node: Any, model: nn.Module) -> Optimizer:
     """The optimizer of a node over the model's trainable parameters.
 
-    Weight decay goes through parameter groups: it spares biases and norms. A class may make its own groups, by a static
-    method ``groups_of(model, weight_decay)``. In our typed nodes None leaves an argument to the class.
+    Weight decay is set by parameter groups, which exempt biases and norms. A class may make its own groups in a static
+    method ``groups_of(model, weight_decay)``.
+
+    Raises:
+        ConfigError: the class does not take an argument, or optim_target_modules names no trained linear layer.
+        ValueError: the model has no trainable parameters.
     """
-    if isinstance(node, Mapping):
-        name = node["_target_"]
-        keys = {key: value for key, value in node.items() if key != "_target_"}
-    else:
-        name = node._target_
-        keys = {f.name: getattr(node, f.name) for f in fields(node) if f.name not in ("_target_", "optim_args")}
-        keys = {key: value for key, value in keys.items() if value is not None}
-        keys = {key: str(value) if isinstance(value, Choice) else value for key, value in keys.items()}
-        given = parse(node.optim_args)
-        # torch's own names in optim_args must win over the shared ones' values
-        keys = {k: v for k, v in keys.items() if not (_own_name(k) in given and k not in given)} | given
+    name, keys = _arguments(node)
     target = get_object(name)
     first, *rest = signature(target).parameters.values()
     accepted = None if any(p.kind is Parameter.VAR_KEYWORD for p in rest) else {p.name: p.default for p in rest}
@@ -63,14 +57,25 @@ def make_optimizer(node: Any, model: nn.Module) -> Optimizer:
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
     optimizer: Optimizer = build({"_target_": name, **arguments}, **{first.name: groups})
     if name.startswith("bitsandbytes."):
-        _keep_embeddings(optimizer, model)
+        _embeddings_in_32_bits(optimizer, model)
     if layerwise:
         update_in_backward(optimizer)
     return optimizer
 
 
-def _keep_embeddings(optimizer: Any, model: nn.Module) -> None:
-    """Embeddings' moments stay in 32 bits, as in the Trainer."""
+def _arguments(node: Any) -> tuple[str, dict[str, Any]]:
+    """A node's target and arguments, under the config's names. None in a typed node leaves an argument to the class."""
+    if isinstance(node, Mapping):
+        return node["_target_"], {key: value for key, value in node.items() if key != "_target_"}
+    keys = {f.name: getattr(node, f.name) for f in fields(node) if f.name not in ("_target_", "optim_args")}
+    keys = {key: str(v) if isinstance(v, Choice) else v for key, v in keys.items() if v is not None}
+    given = parse(node.optim_args)
+    # torch's own names in optim_args win over the shared names' values
+    return node._target_, {k: v for k, v in keys.items() if not (_own_name(k) in given and k not in given)} | given
+
+
+def _embeddings_in_32_bits(optimizer: Any, model: nn.Module) -> None:
+    """Keep embeddings' moments in 32 bits, as Hugging Face's Trainer does."""
     for module in model.modules():
         if type(module).__name__ == "Embedding" and optimizer.args.optim_bits == 8:
             optimizer.mng.register_module_override(module, "weight", {"optim_bits": 32})
@@ -81,9 +86,12 @@ def _own_name(key: str) -> str:
 
 
 def own_names(target: str, keys: Mapping[str, Any], accepted: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The keys as ``target`` calls them; ``accepted`` are its arguments, None if it takes any. A key that it does not
-    take is an error, and so is a weight decay that it would ignore. The class's own names win over the shared ones,
-    which compose.py fills in whatever the class is."""
+    """``keys`` under the names of ``target``, whose arguments are ``accepted``; None if it takes any. The class's own
+    names win over the shared ones, which the composer fills in for every class.
+
+    Raises:
+        ConfigError: with every key that the class does not take, a weight decay that it would ignore included.
+    """
     arguments: dict[str, Any] = {}
     problems = []
     for key, value in sorted(keys.items(), key=lambda item: item[0] not in TRANSLATIONS):

@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 
 class Adafactor(Optimizer):
-    """Shazeer and Stern 2018: the second moment of a matrix is kept as a row and a column.
+    """Shazeer and Stern 2018: the second moment of a matrix is stored as a row and a column.
 
     Equal to transformers.optimization.Adafactor(relative_step=False), which the Trainer uses; with ``scale_parameter``
-    its update is AdaLomo's (Lv et al. 2023). torch.optim.Adafactor has a schedule of its own. Works on FSDP2's sharded
-    parameters.
+    its update is AdaLomo's (Lv et al. 2023). torch.optim.Adafactor applies a
+    schedule of its own to the rate. Works on FSDP2's sharded parameters.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Adafactor(Optimizer):
             update = state["exp_avg_sq"].rsqrt()
         update = update * gradient
         rate = group["lr"]
-        value = parameter.to(gradient.dtype)  # the parameter itself unless it is of half precision
+        value = parameter.to(gradient.dtype)  # the parameter itself unless it is in 16 bits
         if group["scale_parameter"]:
             rate = rate * _rms(value).clamp(min=group["eps"][1])
         update = update.div_((_rms(update) / group["clip_threshold"]).clamp(min=1.0)).mul_(rate)

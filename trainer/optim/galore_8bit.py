@@ -28,7 +28,7 @@ class GaLoreAdamW8bit(AdamW):  # type: ignore[misc]
         min_8bit_size: int = 4096,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, optim_bits=8, min_8bit_size=min_8bit_size)
-        # the process's own manager has settings by place in param_groups, of any optimizer
+        # the process-wide manager keys its settings by place in param_groups, whatever the optimizer
         self.mng = object.__new__(GlobalOptimManager)
         self.mng.initialize()
 
@@ -46,7 +46,7 @@ class GaLoreAdamW8bit(AdamW):  # type: ignore[misc]
             super().update_step(group, p, gindex, pindex)
             return
         state, weights, gradient = self.state[p], p.data, p.grad
-        p.grad = None  # it may have the data's shape only
+        p.grad = None  # torch accepts only a gradient of the data's shape
         projected = state["projector"].project(gradient, state["step"])
         p.data, p.grad = torch.zeros_like(projected), projected
         if "state1" not in state:

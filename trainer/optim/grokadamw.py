@@ -1,4 +1,4 @@
-"""GrokAdamW with its state where checkpoints find it."""
+"""GrokAdamW, with its state in `optimizer.state`, where checkpoints look for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameters are decayed: the Hugging Face Trainer's rule."""
+"""Which parameters weight decay applies to: the Hugging Face Trainer's rule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import ConfigError, Problem
 
 Groups = list[dict[str, Any]]
 
-# Trainer.get_decay_parameter_names in transformers 5.23; its search of each suffix of a name equals one of the whole
+# Trainer.get_decay_parameter_names in transformers 5.23, which matches every suffix of a name: the same as a search
 _NO_DECAY = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 
 
@@ -36,23 +36,28 @@ def decay_groups(model: nn.Module, weight_decay: float) -> Groups:
     return groups
 
 
-def projected_groups(model: nn.Module, groups: Groups, wanted: str | list[str], options: dict[str, Any]) -> Groups:
-    """``groups`` with the wanted linear layers' weights moved to groups of their own, last, that hold ``options``.
+def projected_groups(model: nn.Module, groups: Groups, targets: str | list[str], options: dict[str, Any]) -> Groups:
+    """``groups`` with the targeted linear layers' weights moved to groups of their own, last, that hold ``options``.
 
-    ``wanted`` is read as Hugging Face's optim_target_modules. Raises ConfigError when it names no linear layer.
+    ``targets`` are read as Hugging Face's optim_target_modules.
+
+    Raises:
+        ConfigError: they name no linear layer that is trained.
     """
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    chosen = {id(module.weight) for name, module in linear.items() if _is_wanted(name, wanted)}
+    chosen = {id(module.weight) for name, module in linear.items() if _is_targeted(name, targets)}
     if not chosen & {id(parameter) for group in groups for parameter in group["params"]}:
         what, key = "names no linear layer that is trained", "optim.optim_target_modules"
-        raise ConfigError([Problem(key=key, value=wanted, what=what, allowed=f"all-linear, or of {', '.join(linear)}")])
-    kept = [group | {"params": [p for p in group["params"] if id(p) not in chosen]} for group in groups]
+        raise ConfigError(
+            [Problem(key=key, value=targets, what=what, allowed=f"all-linear, or of {', '.join(linear)}")]
+        )
+    rest = [group | {"params": [p for p in group["params"] if id(p) not in chosen]} for group in groups]
     moved = [group | {"params": [p for p in group["params"] if id(p) in chosen]} | options for group in groups]
-    return kept + [group for group in moved if group["params"]]
+    return rest + [group for group in moved if group["params"]]
 
 
-def _is_wanted(name: str, wanted: str | list[str]) -> bool:
-    """transformers.trainer_utils.check_target_module_exists."""
-    if isinstance(wanted, str):
-        return wanted.replace("_", "-") == "all-linear" or bool(re.fullmatch(wanted, name))
-    return any(part in name or re.fullmatch(part, name) for part in wanted)
+def _is_targeted(name: str, targets: str | list[str]) -> bool:
+    """The rule of transformers.trainer_utils.check_target_module_exists; transformers is an extra of ours."""
+    if isinstance(targets, str):
+        return targets.replace("_", "-") == "all-linear" or bool(re.fullmatch(targets, name))
+    return any(part in name or re.fullmatch(part, name) for part in targets)

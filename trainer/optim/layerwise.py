@@ -1,4 +1,4 @@
-"""Updates inside backward: each parameter as soon as its gradient is whole, so that one gradient exists at a time."""
+"""Updates inside backward: each parameter as soon as its gradient is complete, so that only one gradient exists."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ the hooks' handles."""
 
 
 def update_in_backward(optimizer: Optimizer) -> None:
-    """Let autograd's hooks step ``optimizer`` for one parameter at a time (Lv et al. 2023, arXiv:2306.09782; Hugging
-    Face's *_layerwise). State and numbers are those of a usual step, if an update looks at no other parameter.
+    """Step ``optimizer`` in autograd's hooks, for one parameter at a time (Lv et al. 2023, arXiv:2306.09782; Hugging
+    Face's *_layerwise). State and numbers are those of a usual step, provided that an update reads no other parameter.
 
-    Raises ConfigError on several ranks, whose gradients are averaged after the hooks.
+    Raises:
+        ConfigError: there are several ranks, whose gradients are averaged only after the hooks.
     """
     if distributed.world_size() > 1:
         what = f"updates before gradients are averaged over ranks, of which {distributed.world_size()} were started"
@@ -43,13 +44,13 @@ def leave_backward(optimizer: Optimizer) -> None:
 
 
 def updates_in_backward(optimizer: Optimizer) -> bool:
-    """Whether nothing is left to do for an optimizer after backward."""
+    """Whether an optimizer has updated everything by the end of backward."""
     return hasattr(optimizer, NORMS)
 
 
 def take_norm(optimizer: Optimizer, parameters: list[torch.nn.Parameter]) -> Tensor:
-    """The global norm of the gradients since the last call: a scalar on their device, summed in ``parameters``' order,
-    not in backward's, as the norm of gradients that are still there is."""
+    """The global norm of the gradients since the last call: a scalar on their device, summed in ``parameters``' order
+    instead of backward's, like a usual gradient norm."""
     norms: dict[Tensor, Tensor] = getattr(optimizer, NORMS)
     found = [norms[parameter] for parameter in parameters if parameter in norms]
     norms.clear()
@@ -58,7 +59,7 @@ def take_norm(optimizer: Optimizer, parameters: list[torch.nn.Parameter]) -> Ten
 
 
 def _update(owner: weakref.ref[Optimizer], index: int, parameter: Tensor) -> None:
-    """Step for one parameter of the group ``index``, with the group's options of this moment."""
+    """Step for one parameter of the group ``index``, with the group's current options."""
     optimizer = owner()
     assert optimizer is not None
     norms, groups = getattr(optimizer, NORMS), optimizer.param_groups

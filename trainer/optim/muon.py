@@ -17,14 +17,15 @@ HEADS = ("head", "lm_head", "output")
 """Names of output layers."""
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Keller Jordan's quintic: steepest at 0, so that five iterations bring all singular values near 1."""
+"""Keller Jordan's quintic: so steep at 0 that five iterations bring all singular values near 1."""
 
 
 class Muon(Optimizer):
-    """Jordan 2024: momentum, made orthogonal by a Newton-Schulz iteration. Equal to torch.optim.Muon on its matrices,
-    and to torch.optim.AdamW on what orthogonal updates don't suit: embeddings, the output head, biases, norms.
+    """Jordan 2024: momentum, orthogonalised by a Newton-Schulz iteration. Equal to torch.optim.Muon on hidden matrices,
+    and to torch.optim.AdamW on what orthogonal updates do not suit: embeddings, the output head, biases, norms.
 
-    Sharded matrices (FSDP2) are gathered, one at a time, and every rank does the iteration. It needs whole matrices:
+    torch.optim.Muon raises for a parameter that is not a matrix, so that a model would need two optimizers. Sharded
+    matrices (FSDP2) are gathered one at a time, and every rank does the iteration. The matrices must be whole:
     DeepSpeed's ZeRO, which flattens parameters, is an error.
     """
 
@@ -57,7 +58,7 @@ class Muon(Optimizer):
 
     @staticmethod
     def groups_of(model: nn.Module, weight_decay: float) -> Groups:
-        """The hidden matrices; the other decayed parameters; the parameters without decay."""
+        """Three groups: the hidden matrices, the other decayed parameters, the parameters without decay."""
         linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         heads = [module for name, module in linears if name.rpartition(".")[2] in HEADS]
         heads += [module for _, module in linears[-1:]]
@@ -95,7 +96,7 @@ class Muon(Optimizer):
         if gradient.ndim != 2:
             raise ValueError(
                 f"Muon updates whole matrices, not a tensor of shape {tuple(gradient.shape)}; "
-                "DeepSpeed's ZeRO flattens them: take parallel=ddp or parallel=fsdp"
+                "DeepSpeed's ZeRO flattens them; fix: parallel=ddp or parallel=fsdp"
             )
         if not state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
@@ -134,7 +135,7 @@ class Muon(Optimizer):
 
 
 def orthogonalise(matrix: Tensor, steps: int) -> Tensor:
-    """About U V^T for U S V^T, in bfloat16: the iteration tolerates it."""
+    """Approximate U V^T for the matrix U S V^T, in bfloat16, whose rounding the iteration tolerates."""
     a, b, c = COEFFICIENTS
     x = matrix.bfloat16()
     if tall := x.size(0) > x.size(1):
@@ -147,7 +148,7 @@ def orthogonalise(matrix: Tensor, steps: int) -> Tensor:
 
 
 def _on_whole(tensor: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """``function`` of the whole tensor, in this rank's part if it is sharded."""
+    """``function`` of the whole tensor; of a sharded one, this rank's part of the result."""
     if not isinstance(tensor, DTensor):
         return function(tensor)
     whole = function(tensor.full_tensor()).contiguous()

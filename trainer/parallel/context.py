@@ -1,5 +1,9 @@
-"""Context parallelism: a sequence's tokens cut over the ranks of a group, keys and values gathered for each attention
-(Llama 3, 2024, section 3.3.2; Megatron's cp_comm_type=all_gather)."""
+"""Context parallelism: each rank of a group computes a part of the tokens and gathers all keys and values for attention
+(Llama 3, 2024, section 3.3.2; Megatron's cp_comm_type=all_gather).
+
+torch.distributed.tensor.experimental.context_parallel, a prototype, cuts tensors that the caller names, in place, and
+leaves outputs and loss those of a part; here the loop and the task see whole sequences.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
-from torch.utils import _pytree as pytree
 
 from ..schema.task import IGNORE_INDEX
+from ..tree import map_tensors
 
 
 class Context:
@@ -26,10 +30,10 @@ class Context:
     An output (B, T/n, ...) comes back as the whole (B, T, ...), its gradient as the sum over the ranks: the loss is the
     whole sequence's on every rank. A transformers model that makes its own loss returns its tokens' share of it, n
     times: the ranks' mean is the whole sequence's. In both cases the mean of the ranks' gradients is the gradient.
-    Outside, a rank works on whole sequences by itself.
+    Outside, each rank works on whole sequences by itself.
 
-    Raises ValueError for a model that mixes tokens in other ways than by torch's scaled_dot_product_attention, as far
-    as one can tell.
+    Raises:
+        ValueError: the model visibly mixes tokens otherwise than by torch's scaled_dot_product_attention.
     """
 
     def __init__(self, model: nn.Module, group: dist.ProcessGroup) -> None:
@@ -42,11 +46,12 @@ class Context:
         self._length = 0
         """Tokens of this rank."""
         self._attended = self._made_loss = False
-        """What this forward has done."""
+        """Whether this forward has attended, and computed a loss."""
         self._unpadded: Tensor | None = None
         self._targets: Tensor | None = None
-        """This rank's labels (B, T/n), each at the place that predicts it; and the sequences' number of them over n."""
+        """This rank's labels (B, T/n), each at the position that predicts it."""
         self._items: Tensor | None = None
+        """Number of labels in the whole batch, over n."""
         model.register_forward_pre_hook(self._cut, with_kwargs=True)
         model.register_forward_hook(self._join)
         function: Any = getattr(model, "loss_function", None)
@@ -55,7 +60,7 @@ class Context:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Around forward and backward, which attends again where layers are recomputed."""
+        """Around forward and backward; backward attends again where layers are recomputed."""
         self._inside = True
         try:
             with _attention_by(self._attend):
@@ -64,7 +69,7 @@ class Context:
             self._inside = False
 
     def _cut(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The model's inputs, of this rank's tokens."""
+        """Cut the model's inputs to this rank's tokens."""
         if not self._inside:
             return None
         inputs = dict(kwargs)
@@ -72,7 +77,7 @@ class Context:
         tensors = [t for t in (*args, *inputs.values()) if isinstance(t, Tensor) and t.ndim]
         batch, length = self._check(model, tensors)
         self._length = length // self._size
-        mine = slice(self._rank * self._length, (self._rank + 1) * self._length)
+        own = slice(self._rank * self._length, (self._rank + 1) * self._length)
         self._check_mask(mask, (batch, length))
         places = torch.arange(length, device=tensors[0].device)
         if positions is not None:
@@ -83,17 +88,21 @@ class Context:
         if labels is not None:
             targets = inputs.pop("shift_labels", None)
             targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:] if targets is None else targets
-            self._targets = targets[:, mine].contiguous()
+            self._targets = targets[:, own].contiguous()
             self._items = targets.ne(IGNORE_INDEX).sum().clamp(min=1) / self._size
 
         def share(value: Any) -> Any:
-            return value[:, mine].contiguous() if isinstance(value, Tensor) and value.ndim else value
+            return value[:, own].contiguous() if isinstance(value, Tensor) and value.ndim else value
 
         cut = {name: share(value) for name, value in inputs.items()}
-        return tuple(map(share, args)), cut | {"position_ids": places[None, mine]}
+        return tuple(map(share, args)), cut | {"position_ids": places[None, own]}
 
     def _check(self, model: nn.Module, tensors: list[Tensor]) -> tuple[int, int]:
-        """Batch size and length of the sequences; ValueError where they cannot be cut."""
+        """Batch size and length of the sequences.
+
+        Raises:
+            ValueError: they cannot be cut.
+        """
         shapes = {tuple(t.shape[:2]) for t in tensors}
         if len(shapes) != 1 or len(shape := shapes.pop()) != 2:
             found = ", ".join(str(tuple(t.shape)) for t in tensors)
@@ -101,7 +110,7 @@ class Context:
                 f"parallel.cp_size={self._size}: {type(model).__name__} is given {found}; allowed: inputs (B, T, ...)"
             )
         batch, length = shape
-        if length % self._size or length < 2 * self._size:  # a single token looks like a step of generation
+        if length % self._size or length < 2 * self._size:  # a single token looks like a generation step
             raise ValueError(
                 f"parallel.cp_size={self._size} does not cut sequences of {length} tokens into equal parts of two or "
                 f"more; fix: pad or cut them to a multiple of {self._size} (data.train_dataset, data.collate_fn)"
@@ -109,7 +118,7 @@ class Context:
         return batch, length
 
     def _check_mask(self, mask: Tensor | None, shape: tuple[int, int]) -> None:
-        """Causal attention needs no mask of a padding behind the tokens, other attention none of no padding."""
+        """Check that attention needs no mask: if causal, padding is behind the tokens; else there is none."""
         self._unpadded = None
         if mask is None:
             return
@@ -120,15 +129,15 @@ class Context:
         self._unpadded = mask.bool().all()
 
     def _join(self, model: nn.Module, args: Any, output: Any) -> Any:
-        """The model's outputs, of all ranks' tokens."""
+        """Gather the model's outputs over all ranks' tokens."""
         if not self._inside:
             return None
         if not self._attended:
             raise ValueError(
                 f"parallel.cp_size={self._size}: {type(model).__name__} did not call torch.nn.functional."
-                "scaled_dot_product_attention, and its tokens saw no other rank's; fix: parallel.cp_size=1"
+                "scaled_dot_product_attention, so no token saw another rank's; fix: parallel.cp_size=1"
             )
-        return output if self._made_loss else pytree.tree_map_only(Tensor, self._whole, output)
+        return output if self._made_loss else map_tensors(self._whole, output)
 
     def _whole(self, output: Tensor) -> Tensor:
         if output.ndim < 2 or output.shape[1] != self._length:
@@ -139,11 +148,11 @@ class Context:
         return gather(output, 1, self._group)
 
     def _loss(self, function: Callable[..., Tensor], logits: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """A transformers model's loss, of this rank's tokens."""
+        """Compute a transformers model's loss on this rank's tokens."""
         if not self._inside:
             return function(logits, labels, *args, **kwargs)
         if (name := getattr(function, "__name__", "")) != "ForCausalLMLoss":
-            raise ValueError(f"parallel.cp_size={self._size}: a loss {name}, which is not of one token at a time")
+            raise ValueError(f"parallel.cp_size={self._size}: the loss {name} is not a sum over tokens")
         self._made_loss = True
         return function(
             logits, labels, *args, **kwargs | {"shift_labels": self._targets, "num_items_in_batch": self._items}
@@ -160,7 +169,7 @@ class Context:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Attention of this rank's queries (..., T/n, E) to all keys, or to those up to their own place."""
+        """Attend from this rank's queries (..., T/n, E) to all keys, or to those up to their own position."""
         if attn_mask is not None:
             raise ValueError(
                 f"parallel.cp_size={self._size}: attention with a mask {tuple(attn_mask.shape)} (a window, packed "
@@ -171,7 +180,7 @@ class Context:
         if is_causal:
             end = (self._rank + 1) * query.shape[-2]
             key, value = key[..., :end, :], value[..., :end, :]
-            attn_mask = causal_lower_right(query.shape[-2], end)  # no tensor on a GPU: flash kernels know it
+            attn_mask = causal_lower_right(query.shape[-2], end)  # flash kernels know it: no tensor on the GPU
         elif self._unpadded is not None:
             torch._assert_async(self._unpadded, "parallel.cp_size: padding, which attention to all tokens would see")
         with _attention_by(_TORCHS):  # it calls itself for some masks
@@ -185,8 +194,8 @@ _TORCHS = F.scaled_dot_product_attention
 
 @contextmanager
 def _attention_by(function: Callable[..., Tensor]) -> Iterator[None]:
-    """Another scaled_dot_product_attention, as torch's own context_parallel does it: a TorchFunctionMode would cost
-    every call of torch, and is off in backward."""
+    """Replace scaled_dot_product_attention, as torch's own context_parallel does: a TorchFunctionMode would slow down
+    every torch call, and is off in backward."""
     before = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = function
     try:
@@ -196,7 +205,7 @@ def _attention_by(function: Callable[..., Tensor]) -> Iterator[None]:
 
 
 def gather(piece: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
-    """The ranks' pieces behind each other along ``dim``, with gradients (collective, backward too)."""
+    """Concatenate the ranks' pieces along ``dim``, with gradients (collective, in backward too)."""
     whole: Tensor = _Gather.apply(piece.movedim(dim, 0).contiguous(), group)  # type: ignore[no-untyped-call]
     return whole.movedim(0, dim)
 
@@ -218,13 +227,13 @@ class _Gather(torch.autograd.Function):
 
 
 _MIXING = (nn.modules.conv._ConvNd, nn.RNNBase, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-"""Mamba's layers, too, begin with a convolution."""
+"""Layers that mix tokens; Mamba's begin with a convolution."""
 
 
 def _unfit(model: nn.Module) -> Iterator[str]:
-    """What of a model would see a part of a sequence and take it for the whole."""
+    """Reasons why a model would take a part of a sequence for the whole."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        yield "its forward takes no position_ids (the places of its tokens in the sequence)"
+        yield "its forward takes no position_ids (its tokens' positions in the sequence)"
     if mixing := {type(module).__name__ for module in model.modules() if isinstance(module, _MIXING)}:
         yield f"its {', '.join(sorted(mixing))} would mix tokens within a rank's part"
     config: Any = getattr(model, "config", None)  # a transformers model's

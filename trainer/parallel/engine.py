@@ -29,17 +29,18 @@ class StepOutput:
     grad_norm: Tensor
     """Global gradient norm before clipping: a scalar fp32 tensor on the engine's device, equal on all ranks."""
     skipped: bool = False
-    """True when no update was made (fp16's scaler found an overflow, or skip_nonfinite): the schedule must not step."""
+    """No update was made (fp16's scaler found an overflow, or skip_nonfinite): the schedule must not step."""
 
 
 @dataclass(slots=True)
 class EngineState:
-    """Everything an engine must remember to go on to the bit."""
+    """Everything that a run needs of its engine to resume to the bit."""
 
     shards: list[Shard]
-    """This rank's pieces. Tensors that are whole on several ranks appear on one of them only (rank 0)."""
+    """This rank's pieces. A tensor that is whole on several ranks is in the shards of one of them, rank 0."""
     meta: dict[str, Any]
-    """JSON-able, equal on all ranks: optimizer param groups (names and options), non-tensor optimizer state, scaler."""
+    """Serialisable as JSON, equal on all ranks: optimizer param groups (names and options), non-tensor optimizer state,
+    scaler."""
 
 
 class Engine(ABC):
@@ -72,23 +73,26 @@ class Engine(ABC):
     def setup(
         self, model: nn.Module, make_optimizer: MakeOptimizer, *, max_grad_norm: float
     ) -> tuple[nn.Module, Optimizer]:
-        """Place, wrap and shard; the returned model is called for training and evaluation alike (precision included:
-        it is called under the right autocast and returns fp32 outputs), the returned optimizer is the one the scheduler
-        is built on. make_optimizer is called at the engine's own moment, with the module whose parameters it must hold.
+        """Place, wrap and shard the model, in place.
+
+        The returned model is the one to call, for training and evaluation alike: it computes under the precision's
+        autocast and returns fp32. The returned optimizer is the one to build the scheduler on. ``make_optimizer`` is
+        called when the parameters are those to update, with their module. ``max_grad_norm`` 0 does not clip.
         """
 
     @abstractmethod
     def accumulate(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Around one micro-batch's forward and backward; gradient traffic happens in the last one of a step only."""
+        """Around one micro-batch's forward and backward; ranks exchange gradients in a step's ``last`` one only."""
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Backpropagate (scaled under fp16). Gradients are averaged over ranks: the caller weighs the loss for that."""
+        """Backpropagate (scaled under fp16). Gradients are averaged over the ranks; the caller weights the loss
+        accordingly."""
 
     @abstractmethod
     def step(self, *, skip_nonfinite: bool = False) -> StepOutput:
-        """Unscale, measure the norm, clip, update, zero the gradients. With ``skip_nonfinite`` (one synchronisation) a
-        norm that is not finite makes no update: the gradients are zeroed and `skipped` is True, on all ranks alike."""
+        """Unscale the gradients, measure their norm, clip, update, zero them. With ``skip_nonfinite`` (one
+        synchronisation with the device) a norm that is not finite skips the update, on all ranks alike."""
 
     @abstractmethod
     def state(self) -> EngineState:
@@ -105,7 +109,8 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release process groups and memory. Called once, also after a failure."""
+        """Undo what the constructor and setup did to the process (process groups, settings, files) and, unless it is
+        sharded, to the caller's module. Also after a failed setup; a second call does nothing."""
 
 
 def engine_class(node: Any) -> type[Engine]:

@@ -1,5 +1,5 @@
-"""FSDP2 (fully_shard): parameters, gradients and optimizer states sharded over the ranks, along axis 0; on a mesh with
-copies (HSDP), context-parallel and tensor-parallel groups as well."""
+"""FSDP2 (fully_shard): parameters, gradients and optimizer states sharded over the ranks along axis 0; on a mesh also
+copies (HSDP), context-parallel and tensor-parallel groups."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .footprint import Footprint, Shapes, largest_unit, num_bytes
 from .layers import layers, shared_groups
 from .state import load_state, model_weights, own_part, rows_of, state
 from .step import backward, running_statistics, step
-from .tensor import parallelise, ties_kept
+from .tensor import parallelise, preserve_ties
 
 if TYPE_CHECKING:
     from ..checkpoint.shard import ShardReader
@@ -41,7 +41,7 @@ _CHATTY = ("torch.distributed.tensor._redistribute", "torch.distributed.tensor._
 
 
 class FSDPEngine(Engine):
-    """Shards each layer by itself, then what is left with the root. One rank works too."""
+    """Shards layer by layer, and the rest with the root. Works on one rank as well."""
 
     def __init__(self, node: FSDP, *, precision: Precision, device: torch.device) -> None:
         self.device = device
@@ -100,14 +100,14 @@ class FSDPEngine(Engine):
     def setup(
         self, model: nn.Module, make_optimizer: MakeOptimizer, *, max_grad_norm: float
     ) -> tuple[nn.Module, Optimizer]:
-        sparing = self._node.cpu_ram_efficient_loading
-        if not sparing:
+        rank_0_only = self._node.cpu_ram_efficient_loading
+        if not rank_0_only:
             model.to(self.device)
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor.detach(), 0)
-        whole = [t.detach() for t in (*model.parameters(), *model.buffers())] if sparing else []
-        if sparing:
-            with ties_kept(model):
+        whole = [t.detach() for t in (*model.parameters(), *model.buffers())] if rank_0_only else []
+        if rank_0_only:
+            with preserve_ties(model):
                 model.to("meta")
         self._undo.callback(autocast_forward(model, self._precision, self.device))
         names = self._mesh.mesh_dim_names or ()
@@ -117,8 +117,8 @@ class FSDPEngine(Engine):
         self._shard(
             model, self._mesh["dp_replicate", "dp_shard"] if "dp_replicate" in names else self._mesh["dp_shard"]
         )
-        if sparing:
-            self._send_out(model, whole)
+        if rank_0_only:
+            self._scatter(model, whole)
         if self._sequence_group is not None:
             self._context = Context(model, self._sequence_group)
         self._model = model
@@ -131,13 +131,13 @@ class FSDPEngine(Engine):
 
     def _shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
         dtype = autocast_dtype(self._precision)
-        # Inputs are autocast's business: a float target must not be rounded on its way in.
+        # autocast casts inputs: a float target must not be rounded before it.
         policy = MixedPrecisionPolicy(
             param_dtype=dtype, reduce_dtype=dtype and torch.float32, cast_forward_inputs=False
         )
         reshard = self._node.reshard_after_forward
         shard = functools.partial(fully_shard, mesh=mesh, reshard_after_forward=reshard, offload_policy=self._offload)
-        # Norms with running statistics take no 16-bit weights beside fp32 statistics.
+        # Norms with running statistics do not accept 16-bit weights with fp32 statistics.
         norms = [module for module in model.modules() if isinstance(module, _NormBase)]
         for norm in norms:
             shard(norm, mp_policy=MixedPrecisionPolicy())
@@ -145,9 +145,9 @@ class FSDPEngine(Engine):
         for modules in (*shared_groups(model, chosen), [model]):
             shard(modules, mp_policy=policy)
 
-    def _send_out(self, model: nn.Module, whole: list[Tensor]) -> None:
-        """Rank 0's initial values to all: it alone has made some."""
-        with ties_kept(model):
+    def _scatter(self, model: nn.Module, whole: list[Tensor]) -> None:
+        """Send the initial values to all ranks: only rank 0 has made them."""
+        with preserve_ties(model):
             model.to_empty(device="cpu" if self._node.cpu_offload else self.device)
         for module in model.modules():
             module._buffers = {name: b if b is None else b.to(self.device) for name, b in module._buffers.items()}
@@ -190,13 +190,17 @@ class FSDPEngine(Engine):
         self._undo.close()
 
     def _reshard(self) -> None:
-        # An evaluation's forward may leave gathered parameters behind; the model then lists those.
+        # After an evaluation's forward, modules may still list their gathered parameters.
         for module in self._sharded:
             module.reshard()
 
 
 def mesh_sizes(node: FSDP, world: int, local_world: int) -> dict[str, int]:
-    """Sizes of the mesh's axes, outermost first. Raises ValueError where they do not make up the world."""
+    """Sizes of the mesh's axes, outermost first.
+
+    Raises:
+        ValueError: their product is not ``world``.
+    """
     if not isinstance(node, Mesh):
         return {"dp_replicate": 1, "dp_shard": world, "cp": 1, "tp": 1}
     tp = local_world if node.tp_size is None else node.tp_size
@@ -223,7 +227,7 @@ def _device_mesh(sizes: dict[str, int], device: torch.device) -> DeviceMesh:
         mesh["dp_shard", "tp"]._flatten()  # a norm then takes one sum instead of one per axis
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
-        # the output of a cut layer is a view, on which nobody works in place
+        # a cut layer's output is a view; nothing modifies it in place
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     return mesh
 
@@ -236,12 +240,12 @@ def _forget_transfers() -> None:
 
 
 def _sequence_group(cp: int, tp: int, timeout_s: float) -> dist.ProcessGroup | None:
-    """The ranks that share this one's sequences: ``tp`` apart (collective). None where no one does."""
+    """The ranks that share this one's sequences, ``tp`` apart (collective); None if none do."""
     if cp == 1:
         return None
     ranks = torch.arange(distributed.world_size()).view(-1, cp, tp).transpose(1, 2).reshape(-1, cp)
-    made: Any = dist.new_subgroups_by_enumeration  # untyped
-    group: dist.ProcessGroup = made(ranks.tolist(), timeout=timedelta(seconds=timeout_s))[0]
+    new_subgroups: Any = dist.new_subgroups_by_enumeration  # untyped
+    group: dist.ProcessGroup = new_subgroups(ranks.tolist(), timeout=timedelta(seconds=timeout_s))[0]
     return group
 
 

@@ -1,5 +1,5 @@
-"""Optimizer state that is no plain tensor, as dotted keys: tensor subclasses (torchao's quantised moments), lists of
-tensors, objects (GaLore's projector). Nothing is pickled: the optimizer makes its objects, a checkpoint fills them.
+"""Optimizer state other than plain tensors, under dotted keys: tensor subclasses (torchao's quantised moments), lists
+of tensors, objects (GaLore's projector). Nothing is pickled: the optimizer makes its objects, a checkpoint fills them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def is_nested(key: str) -> bool:
-    """Whether a key is a part of something."""
+    """Whether a key names a part of an entry."""
     return "." in key
 
 
 def rebuild(templates: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of which ``leaves`` made ``flat``; ``templates`` are entries of the same kinds, and are filled."""
+    """The entries that ``leaves`` took apart into ``flat``. ``templates`` are entries of the same kinds, filled in
+    place."""
     names = dict.fromkeys(full.split(".")[0] for full in flat)
     return {name: flat[name] if name in flat else _filled(name, templates[name], flat) for name in names}
 
 
 def _parts(value: Any) -> dict[str, Any] | None:
-    """The parts of something that is stored in parts."""
+    """The parts of a value that is stored in parts; None for any other."""
     if isinstance(value, Tensor):
         if isinstance(value, DTensor) or not is_traceable_wrapper_subclass(value):
             return None
@@ -65,7 +66,8 @@ def _filled(key: str, template: Any, flat: Mapping[str, Any]) -> Any:
 
 
 def _like(template: Any, saved: Any) -> Any:
-    """``saved`` on the template's device, and laid out as it: a product with a matrix's transpose differs in bits."""
+    """``saved`` on the template's device and with its strides: a product with a transposed layout differs in its last
+    bits."""
     if not isinstance(saved, Tensor) or not isinstance(template, Tensor):
         return saved
     strides = template.stride() if template.shape == saved.shape else saved.stride()

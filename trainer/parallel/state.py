@@ -1,4 +1,9 @@
-"""A torch module's and optimizer's state as named shards, and back: whole tensors and DTensors of any mesh."""
+"""A torch module's and optimizer's state as named shards, and back: whole tensors and DTensors of any mesh.
+
+torch.distributed.checkpoint.state_dict.get_optimizer_state_dict gives the same names, but makes missing state by a step
+that counts (Adam's `step` would be saved as 1 before the first update), and reads state_dict(), in which bitsandbytes
+wraps its own.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ def state(model: nn.Module, optimizer: Optimizer, scaler: torch.amp.GradScaler |
     shards = list(_shards({f"model/{name}": tensor for name, tensor in model_tensors(model).items()}))
     values: dict[str, dict[str, Any]] = {}
     for parameter, name in zip(_parameters(optimizer), parameter_names(model, optimizer), strict=True):
-        # not through state_dict(): some classes wrap their state there
+        # not through state_dict(): bitsandbytes wraps its state there
         entries = dict(leaf for item in optimizer.state.get(parameter, {}).items() for leaf in nested.leaves(*item))
         shards += _shards({f"optim/{key}/{name}": v for key, v in entries.items() if isinstance(v, Tensor)})
         if plain := {key: v for key, v in entries.items() if not isinstance(v, Tensor)}:
@@ -48,7 +53,7 @@ def load_state(
     check_names({name: tuple(tensor.shape) for name, tensor in tensors.items()}, reader)
     if not weights_only:
         _load_optimizer(model, optimizer, reader, meta)
-        if scaler is not None and meta["scaler"]:  # a run that comes from another precision keeps its fresh one
+        if scaler is not None and meta["scaler"]:  # None after another precision: the fresh scaler stays
             scaler.load_state_dict(meta["scaler"])
     for name, tensor in tensors.items():
         fill(tensor, f"model/{name}", reader)
@@ -68,11 +73,11 @@ def _load_optimizer(model: nn.Module, optimizer: Optimizer, reader: ShardReader,
         _materialise(optimizer, parameters)
     entries: dict[int, dict[str, Any]] = {}
     for index, (name, parameter) in enumerate(zip(names, parameters, strict=True)):
-        mine = optimizer.state.get(parameter, {})
+        current = optimizer.state.get(parameter, {})
         flat = dict(meta["optim_values"].get(name, {}))
-        flat |= {k: _read_like(parameter, mine.get(k), f"optim/{k}/{name}", reader) for k in keys.get(name, ())}
+        flat |= {k: _read_like(parameter, current.get(k), f"optim/{k}/{name}", reader) for k in keys.get(name, ())}
         if flat:
-            entries[index] = nested.rebuild(mine, flat)
+            entries[index] = nested.rebuild(current, flat)
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
     for index, entry in entries.items():
         live = optimizer.state[parameters[index]]
@@ -87,12 +92,13 @@ def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def _lacks_template(entries: dict[str, Any], saved: Iterable[str]) -> bool:
-    """Whether something that is saved in parts does not exist yet: only the optimizer can make it."""
+    """Whether state that was saved in parts does not exist yet: only the optimizer can make it."""
     return any(nested.is_nested(key) and key.split(".")[0] not in entries for key in saved)
 
 
 def model_weights(model: nn.Module) -> dict[str, Tensor] | None:
-    """The whole state dict on the CPU on rank 0; tied entries stay one tensor (collective for DTensors)."""
+    """The whole state dict, on the CPU of rank 0; None elsewhere. Tied entries stay one tensor (collective for
+    DTensors)."""
     whole: dict[int, Tensor] = {}
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict(keep_vars=True).items():
@@ -106,9 +112,9 @@ def model_weights(model: nn.Module) -> dict[str, Tensor] | None:
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters (a tied one under its first name) and the buffers that a state dict holds."""
-    kept = model.state_dict(keep_vars=True).keys()
+    saved = model.state_dict(keep_vars=True).keys()
     tensors: dict[str, Tensor] = dict(model.named_parameters())
-    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    return tensors | {name: buffer for name, buffer in model.named_buffers() if name in saved}
 
 
 def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
@@ -132,16 +138,16 @@ def _packed(value: Any) -> Any:
     return {"tensor": value.item(), "dtype": str(value.dtype)} if isinstance(value, Tensor) else value
 
 
-def _unpacked(value: Any, mine: Any) -> Any:
+def _unpacked(value: Any, current: Any) -> Any:
     if isinstance(value, dict) and value.keys() == {"tensor", "dtype"}:
         return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"].removeprefix("torch.")))
-    return tuple(value) if isinstance(mine, tuple) else value  # JSON knows no tuples, torch's betas are one
+    return tuple(value) if isinstance(current, tuple) else value  # JSON has no tuples; torch's betas are one
 
 
 def meta(
     groups: list[dict[str, Any]], values: dict[str, dict[str, Any]], scaler: torch.amp.GradScaler | None
 ) -> dict[str, Any]:
-    """What every engine keeps beside its shards, so that any other can read it."""
+    """What every engine saves beside its shards, in the one form that all engines read."""
     scale = None if scaler is None else scaler.state_dict()
     return {"param_groups": groups, "optim_values": values, "scaler": scale}
 
@@ -149,7 +155,8 @@ def meta(
 def load_groups(current: list[dict[str, Any]], meta: dict[str, Any]) -> list[dict[str, Any]]:
     """The saved param groups' options (without their parameters), for groups whose group_options are ``current``.
 
-    Raises ValueError when the optimizer groups other parameters than the checkpoint's did.
+    Raises:
+        ValueError: the optimizer's groups hold other parameters than the checkpoint's.
     """
     saved = meta["param_groups"]
     if [group["params"] for group in current] != [group["params"] for group in saved]:
@@ -158,19 +165,23 @@ def load_groups(current: list[dict[str, Any]], meta: dict[str, Any]) -> list[dic
             f"{[len(g['params']) for g in current]}, or they differ in name or order"
         )
     return [
-        {key: _unpacked(value, mine.get(key)) for key, value in group.items() if key != "params"}
-        for mine, group in zip(current, saved, strict=True)
+        {key: _unpacked(value, own.get(key)) for key, value in group.items() if key != "params"}
+        for own, group in zip(current, saved, strict=True)
     ]
 
 
-def check_names(mine: dict[str, tuple[int, ...]], reader: ShardReader) -> None:
-    """Raise ValueError unless the checkpoint's model tensors have these names and shapes."""
+def check_names(own: dict[str, tuple[int, ...]], reader: ShardReader) -> None:
+    """Compare the checkpoint's model tensors with these names and shapes.
+
+    Raises:
+        ValueError: they differ; names up to five differences.
+    """
     saved = {n.removeprefix("model/"): tuple(reader.shape(n)) for n in reader.names() if n.startswith("model/")}
-    problems = [f"{name} is missing" for name in mine if name not in saved]
-    problems += [f"{name} is not in the model" for name in saved if name not in mine]
+    problems = [f"{name} is missing" for name in own if name not in saved]
+    problems += [f"{name} is not in the model" for name in saved if name not in own]
     problems += [
         f"{name} is {saved[name]}, the model's is {shape}"
-        for name, shape in mine.items()
+        for name, shape in own.items()
         if saved.get(name, shape) != shape
     ]
     if problems:
@@ -199,7 +210,7 @@ def fill(tensor: Tensor, name: str, reader: ShardReader) -> None:
 
 
 def rows_of(tensor: Tensor) -> tuple[int, torch.Size]:
-    """Flat start and shape of the whole rows of which this rank has a part (all axes but the first are whole)."""
+    """Flat start and shape of the rows that this rank holds a part of; the other axes are taken whole."""
     if not isinstance(tensor, DTensor) or tensor.ndim == 0:
         return 0, tensor.shape
     shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
@@ -207,7 +218,7 @@ def rows_of(tensor: Tensor) -> tuple[int, torch.Size]:
 
 
 def own_part(rows: Tensor, tensor: Tensor) -> Tensor:
-    """Of these rows, what this rank has of each."""
+    """The part of these rows that this rank holds."""
     if isinstance(tensor, DTensor):
         shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
         for axis in range(1, tensor.ndim):
@@ -217,18 +228,18 @@ def own_part(rows: Tensor, tensor: Tensor) -> Tensor:
 
 def _shards(tensors: dict[str, Tensor]) -> Iterator[Shard]:
     for name, value in tensors.items():
-        tensor, start, mine = value.detach(), 0, distributed.is_main()
+        tensor, start, written = value.detach(), 0, distributed.is_main()
         if isinstance(tensor, DTensor):
             if any(placement.is_partial() for placement in tensor.placements):
                 tensor = tensor.full_tensor()
-            else:  # a column-wise cut is no range of the flat tensor: make it one of rows
+            else:  # a column-wise shard is not a range of the flat tensor, a row-wise one is
                 rows = [dtensor.Shard(0) if getattr(p, "dim", 0) else p for p in tensor.placements]
                 tensor = tensor if rows == list(tensor.placements) else tensor.redistribute(placements=rows)
                 start, _ = rows_of(tensor)
-                mine = _is_first_copy(tensor)
+                written = _is_first_copy(tensor)
                 tensor = tensor.to_local()
-                mine &= tensor.numel() > 0
-        if mine:
+                written &= tensor.numel() > 0
+        if written:
             yield Shard(name, tuple(value.shape), start, tensor.reshape(-1))
 
 
@@ -256,7 +267,7 @@ def _read_like(parameter: nn.Parameter, template: object, name: str, reader: Sha
 def _has_factors(
     parameters: list[nn.Parameter], names: list[str], keys: dict[str, list[str]], reader: ShardReader
 ) -> bool:
-    """True when a sharded parameter has state in another shape (Adafactor's rows): only the optimizer can place it."""
+    """Whether a sharded parameter has state of another shape (Adafactor's rows): only the optimizer can place it."""
     return any(
         isinstance(parameter, DTensor) and reader.shape(f"optim/{key}/{name}") not in ((), tuple(parameter.shape))
         for name, parameter in zip(names, parameters, strict=True)
@@ -265,7 +276,7 @@ def _has_factors(
 
 
 def _materialise(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
-    """Let the optimizer make its state by one step of zero gradients and rate, before everything is overwritten."""
+    """Let the optimizer make its state: one step with zero gradients and rate. The caller overwrites everything."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = torch.zeros_like(rate) if isinstance(rate, Tensor) else 0.0

@@ -1,4 +1,4 @@
-"""One optimizer update with torch's own parts, for every engine that leaves gradients in ``parameter.grad``."""
+"""One optimizer update in plain torch, for every engine that leaves gradients in ``parameter.grad``."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def step(
     max_grad_norm: float,
     skip_nonfinite: bool,
 ) -> StepOutput:
-    """Unscale, measure, clip, update, zero. The same on all ranks, given the same (or sharded) gradients."""
-    if updates_in_backward(optimizer):  # without clipping, scaler or skipping: schema/optim_checks.py
+    """Unscale the gradients, measure their norm, clip, update, zero; all ranks report the same."""
+    if updates_in_backward(optimizer):  # without clipping, scaler or skipping: schema/checks/optim.py
         norm = take_norm(optimizer, parameters)
         return StepOutput(norm, skipped=skip_nonfinite and not math.isfinite(norm))
     skipped = scaler is not None and _unscale(scaler, optimizer)
@@ -39,8 +39,8 @@ def step(
         skipped = not math.isfinite(norm)
     if not skipped:
         if max_grad_norm > 0:
-            for together in meshes:
-                clip_grads_with_norm_(together, max_grad_norm, norm)
+            for group in meshes:
+                clip_grads_with_norm_(group, max_grad_norm, norm)
         optimizer.step()
     if scaler is not None:
         scaler.update()
@@ -50,7 +50,7 @@ def step(
 
 
 def _by_mesh(parameters: list[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
-    """Those with a gradient, by the mesh that they are spread over: no operation mixes two of them."""
+    """The parameters that have a gradient, grouped by the mesh of the gradient: no operation may mix two meshes."""
     groups: dict[object, list[nn.Parameter]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
@@ -61,8 +61,8 @@ def _by_mesh(parameters: list[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
 
 def _total_norm(meshes: list[list[nn.Parameter]]) -> Tensor:
     norms = []
-    for together in meshes:
-        norm = get_total_norm([p.grad for p in together if p.grad is not None])
+    for group in meshes:
+        norm = get_total_norm([p.grad for p in group if p.grad is not None])
         norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms or [torch.zeros(())]))
 
@@ -75,6 +75,7 @@ def _unscale(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> bool:
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
-    """Buffers that training changes (BatchNorm's). Where nothing else does, rank 0's are given to all at each step."""
+    """Buffers that training changes (BatchNorm's), which differ between ranks. Without DDP's broadcast, the engine
+    sends rank 0's to all at each step."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
     return [buffer for norm in norms for buffer in norm.buffers()]

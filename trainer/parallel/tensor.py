@@ -14,7 +14,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 
 
 class _SharedByHeads(ParallelStyle):
-    """A norm of each head (Qwen3's q_norm), whole on every rank: its gradient is the sum over the ranks' heads."""
+    """A norm that all heads share (Qwen3's q_norm), whole on every rank: its gradient is the sum over the ranks'
+    heads."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         def enter(_: nn.Module, inputs: Any, mesh: DeviceMesh) -> Any:
@@ -41,12 +42,13 @@ def style(word: str) -> ParallelStyle | None:
 
 
 def plan_of(model: nn.Module, plan: dict[str, str] | None) -> dict[str, str]:
-    """Module name -> word: the config's plan, whose every pattern must name something, else the model's own.
+    """Module name -> style, by the config's plan, whose every pattern must match, else by the model's own.
 
-    Raises ValueError for a model without a plan, and for patterns and words that mean nothing.
+    Raises:
+        ValueError: there is no plan, a pattern matches no module, or a style is unknown.
     """
-    wanted = plan or getattr(model, "tp_plan", None) or getattr(model, "_tp_plan", None)
-    if not wanted:
+    patterns = plan or getattr(model, "tp_plan", None) or getattr(model, "_tp_plan", None)
+    if not patterns:
         raise ValueError(
             f"parallel.tp_size: {type(model).__name__} has no tp_plan; fix: parallel.tp_plan={{blocks.*.up:colwise,"
             "blocks.*.down:rowwise} with its own module names"
@@ -54,7 +56,7 @@ def plan_of(model: nn.Module, plan: dict[str, str] | None) -> dict[str, str]:
     names = [name for name, _ in model.named_modules()]
     found: dict[str, str] = {}
     problems = []
-    for pattern, word in wanted.items():
+    for pattern, word in patterns.items():
         matches = [name for name in names if re.fullmatch(re.escape(pattern).replace(r"\*", r"[^.]+"), name)]
         if style(word) is None:
             problems.append(f"{pattern}: there is no style {word}")
@@ -70,12 +72,12 @@ def parallelise(model: nn.Module, mesh: DeviceMesh, plan: dict[str, str] | None)
     """Cut the model's layers over ``mesh``, in place; parameters keep their names, tied ones stay tied."""
     chosen = plan_of(model, plan)
     _check_sizes(model, chosen, mesh.size())
-    with ties_kept(model):
+    with preserve_ties(model):
         parallelize_module(model, mesh, {name: style(word) for name, word in chosen.items()})  # type: ignore[misc]
 
 
 def _check_sizes(model: nn.Module, plan: dict[str, str], size: int) -> None:
-    """What is cut must divide: torch takes every rank's piece for the same size."""
+    """Raise ValueError unless ``size`` divides what is cut: torch takes all ranks' pieces to be of the same size."""
     problems = []
     config: Any = getattr(model, "config", None)
     for key in ("num_attention_heads", "num_key_value_heads"):
@@ -99,16 +101,16 @@ def _check_sizes(model: nn.Module, plan: dict[str, str], size: int) -> None:
 
 
 @contextmanager
-def ties_kept(model: nn.Module) -> Iterator[None]:
-    """Inside, modules get other parameters; those that shared one share one again afterwards."""
+def preserve_ties(model: nn.Module) -> Iterator[None]:
+    """Modules that share a parameter share one again afterwards, although the block gives them new ones."""
     owners: dict[Tensor, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             owners.setdefault(parameter, []).append((module, name))
     yield
-    for together in owners.values():
-        kept = getattr(*together[0])
-        for module, name in together[1:]:
-            if getattr(getattr(module, name), "placements", None) != getattr(kept, "placements", None):
+    for sharing in owners.values():
+        shared = getattr(*sharing[0])
+        for module, name in sharing[1:]:
+            if getattr(getattr(module, name), "placements", None) != getattr(shared, "placements", None):
                 raise ValueError("parallel.tp_plan: modules that share a weight must be cut alike")
-            setattr(module, name, kept)
+            setattr(module, name, shared)
