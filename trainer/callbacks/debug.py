@@ -1,4 +1,4 @@
-"""`run.debug`: looks at every number, or at a TPU's metrics."""
+"""`run.debug`: checks every number of a model, or logs a TPU's metrics."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .callback import Callback
 logger = logging.getLogger(__name__)
 
 SHOWN = 21
-"""Modules whose numbers are shown, as many as in transformers' DebugUnderflowOverflow."""
+"""The number of tensors that are shown, as in transformers' DebugUnderflowOverflow."""
 
 
 class NumberOverflow(RuntimeError):
-    """A module met a nan or an infinity."""
+    """A module has or computed a nan or an infinity."""
 
 
 class Overflow(Callback):
@@ -36,8 +36,8 @@ class Overflow(Callback):
     def on_step_begin(self, state: State, control: Control) -> None:
         self._step, self._batch = state.step + 1, 0
 
-    def look(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        """One module's forward is done."""
+    def check(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Check a module after its forward; raises NumberOverflow at the first number that is not finite."""
         if not self._whole.training:
             return
         bad = None
@@ -62,11 +62,11 @@ class _Watch:
         self.overflow, self.name = overflow, name
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.overflow.look(self.name, module, inputs, output)
+        self.overflow.check(self.name, module, inputs, output)
 
 
 class TpuMetrics(Callback):
-    """torch_xla's counters and timings after each evaluation."""
+    """Logs torch_xla's counters and timings after each evaluation."""
 
     def __init__(self) -> None:
         self._metrics = import_module("torch_xla.debug.metrics")

@@ -14,7 +14,7 @@ class EarlyStopping(Callback):
     """Hugging Face's rule: an evaluation counts as an improvement when it beats the best so far by more than the
     threshold; any strictly better one becomes the best to beat; so many others in a row end the run.
 
-    The best is kept here, not read from the state, so the rule holds whatever else is saved or tracked. NaN never
+    The best is stored here, not read from the state, so the rule holds whatever else is saved or tracked. NaN never
     improves.
     """
 

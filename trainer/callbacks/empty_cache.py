@@ -1,4 +1,4 @@
-"""memory.torch_empty_cache_steps: the GPU's cache is emptied every so many steps."""
+"""memory.torch_empty_cache_steps: empties the GPU's cache at an interval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .callback import Callback
 
 
 class EmptyCache(Callback):
-    """memory.torch_empty_cache_steps."""
+    """Empties the cache of torch's CUDA allocator every ``steps`` steps."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps

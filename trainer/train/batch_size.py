@@ -48,7 +48,7 @@ def evaluation(config: Config) -> Iterator[None]:
 
 
 def find(config: Config, directory: Path, attempt: Callable[[int], T]) -> T:
-    """``attempt(batch size)`` until it no longer raises DoesNotFit; what it returns."""
+    """Call ``attempt(batch size)`` with smaller sizes until it no longer raises DoesNotFit; return its result."""
     size = config.train.per_device_train_batch_size
     if not config.train.auto_find_batch_size:
         return attempt(size)
