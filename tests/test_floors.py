@@ -23,7 +23,7 @@ FLOORS = [
     },
     {"train"},
     {"launch"},
-    {"cli", "sweep", "cluster", "plan", "interchange", "__init__", "__main__"},
+    {"cli", "sweep", "cluster", "plan", "interchange", "api", "__init__", "__main__"},
 ]
 """The rooms of each floor, the lowest first. Every module belongs to one by the first part of its name."""
 
@@ -38,6 +38,7 @@ ARROWS = {
     "hub": {"callbacks", "checkpoint", "parallel"},
     "cli": {"__init__", "plan", "interchange", "sweep", "cluster"},
     "__main__": {"cli"},
+    "__init__": {"api"},
 }
 """The only imports from one room to another on the same floor."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 from ..errors import ConfigError, Problem
 
 ORIGIN = "Python"
@@ -24,9 +26,23 @@ class Given:
         Raises:
             ConfigError: always.
         """
-        what = f"the object {object} was passed from Python and has to be passed again"
-        fix = f"Trainer(..., {argument or 'NAME'}=...)"
-        raise ConfigError([Problem(key=argument or "_target_", origin=ORIGIN, what=what, fix=fix)])
+        raise _needed(f"the object {object}", argument)
+
+
+def given_function(*args: Any, compute_result: bool = True) -> NoReturn:
+    """Stands where a Python caller passed a function instead of its dotted name (data.collate_fn,
+    evaluation.compute_metrics).
+
+    Raises:
+        ConfigError: always.
+    """
+    raise _needed("a function", None)
+
+
+def _needed(what: str, argument: str | None) -> ConfigError:
+    what += " was passed from Python and has to be passed again"
+    fix = f"Trainer(..., {argument or 'NAME'}=...)"
+    return ConfigError([Problem(key=argument or "_target_", origin=ORIGIN, what=what, fix=fix)])
 
 
 def given_node(passed: object, argument: str) -> dict[str, str]:

@@ -114,8 +114,8 @@ REFUSED_NAMES = (
 
 OURS = ("model", "data", "optim", "scheduler", "parallel", "logging", "callbacks", "task", "cluster")
 """The parts of this package that hold what a slot takes; the others start processes and write files."""
-GIVEN = "trainer.build.given.Given"
-"""Fills any slot: it stands for an object that was passed from Python."""
+GIVEN = ("trainer.build.given.Given", "trainer.build.given.given_function")
+"""Stand for objects and functions that were passed from Python."""
 
 
 def refusal(name: str) -> str | None:
@@ -125,7 +125,7 @@ def refusal(name: str) -> str | None:
         return "is not the dotted name of a class or function, as package.module.Class"
     if any(part.startswith("_") for part in parts):
         return "names something private"
-    if name in STANDARD_LIBRARY or name == GIVEN:
+    if name in STANDARD_LIBRARY or name in GIVEN:
         return None
     if parts[0] in sys.stdlib_module_names or parts[0] in REFUSED_PACKAGES:
         return f"may not be named in a config: {parts[0]} can run any code"

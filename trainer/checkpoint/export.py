@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
 from . import files
@@ -38,3 +38,16 @@ def export_weights(model: nn.Module, weights: dict[str, Tensor], directory: Path
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(temporary, directory)
     files.sync_directory(directory.parent)
+
+
+def load_weights(model: nn.Module, directory: Path) -> None:
+    """Fill ``model`` with what export_weights wrote to ``directory``.
+
+    Raises:
+        FileNotFoundError: there are no weights in the directory.
+        RuntimeError: the weights are of another model; names what is missing or of another shape.
+    """
+    if (directory / "model.safetensors").exists():
+        load_model(model, directory / "model.safetensors")  # knows that tied weights are stored once
+    else:
+        model.load_state_dict(torch.load(directory / "pytorch_model.bin", map_location="cpu", weights_only=True))

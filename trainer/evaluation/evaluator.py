@@ -122,7 +122,7 @@ def make_evaluator(
     config: Config,
     model: nn.Module,
     *,
-    task: Task | None = None,
+    task: Any = None,
     eval_dataset: Any = None,
     predict_dataset: Any = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
@@ -141,7 +141,7 @@ def make_evaluator(
     device = this_device(use_cpu=config.run.use_cpu)
     set_tf32(config.precision, device)
     smoothing = config.train.label_smoothing_factor
-    task = task or make_task(config.task, label_names=config.data.label_names, label_smoothing=smoothing)
+    task = make_task(task or config.task, label_names=config.data.label_names, label_smoothing=smoothing)
     make_data = partial(
         EvalData,
         layout=BatchLayout(config.evaluation.per_device_eval_batch_size, 1, 1, 0),

@@ -20,7 +20,7 @@ METHODS = ("loss", "evaluate", "metrics", "summarise", "num_items")
 
 def make_task(node: Any, *, label_names: Sequence[str] | None = None, label_smoothing: float = 0.0) -> Task:
     """The task that a node names: one of ours, any class with Task's methods, or a loss of (output, target), which may
-    be a class or a function."""
+    be a class or a function. ``node`` may also be an object passed from Python: a Task, or a loss."""
     task = _make_task(node)
     if isinstance(task, Supervised):
         task.label_names, task.label_smoothing = label_names, label_smoothing
@@ -28,14 +28,15 @@ def make_task(node: Any, *, label_names: Sequence[str] | None = None, label_smoo
 
 
 def _make_task(node: Any) -> Task:
-    built = _loss_function(node) or build(node)
+    is_node = isinstance(node, dict) or hasattr(node, "_target_")
+    built = (_loss_function(node) or build(node)) if is_node else node
     if all(callable(getattr(built, method, None)) for method in METHODS):
         return built  # type: ignore[no-any-return]
     if callable(built):
         return Criterion(built)
+    name = f"task._target_={node['_target_']}" if is_node else f"task={type(node).__name__}"
     raise TypeError(
-        f"task._target_={node['_target_']} is neither a trainer.Task nor a loss of (output, target); "
-        f"a task has the methods {', '.join(METHODS)}"
+        f"{name} is neither a trainer.Task nor a loss of (output, target); a task has the methods {', '.join(METHODS)}"
     )
 
 

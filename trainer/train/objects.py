@@ -28,6 +28,7 @@ class Objects:
     predict_dataset: Any = None
     collate_fn: Callable[[list[Any]], Any] | None = None
     compute_metrics: Callable[..., dict[str, Any]] | None = None
-    task: Task | None = None
+    task: Task | Callable[..., Any] | None = None
+    """A Task, or a loss of (output, target)."""
     callbacks: Mapping[str, Callback] = field(default_factory=dict)
     reporters: Mapping[str, Reporter] = field(default_factory=dict)

@@ -80,10 +80,9 @@ def build_sources(config: Config, objects: Objects) -> Sources:
     dataset = None
     if config.run.do_train:
         dataset = build(config.data.train_dataset) if objects.train_dataset is None else objects.train_dataset
-    task = objects.task
-    if task is None:
-        smoothing = config.train.label_smoothing_factor
-        task = make_task(config.task, label_names=config.data.label_names, label_smoothing=smoothing)
+    node = config.task if objects.task is None else objects.task
+    smoothing = config.train.label_smoothing_factor
+    task = make_task(node, label_names=config.data.label_names, label_smoothing=smoothing)
     return Sources(train_dataset=dataset, task=task)
 
 

@@ -1,0 +1,1 @@
+"""What `from trainer import ...` gives to a script or a notebook."""
