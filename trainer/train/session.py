@@ -152,17 +152,20 @@ class Session:
             state.max_steps = self.data.max_steps(train.max_steps, train.num_train_epochs)
         state.num_train_epochs = state.max_steps / per_epoch if per_epoch else train.num_train_epochs
 
-    def _build_loop(self, task: Task, stack: ExitStack) -> None:
-        """The loop and what it calls: records, evaluations, checkpointer."""
-        config, trainee, engine = self.config, self.trainee, self.trainee.engine
-        shared: dict[str, Any] = {"state": self.state, "control": self.control, "events": self.events}
-        meter = Meter(engine.device)
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """What every part of the loop reads and writes."""
+        return {"state": self.state, "control": self.control, "events": self.events}
+
+    def _build_records(self, meter: Meter) -> None:
+        """What is written down: records, and the evaluations that make some of them."""
+        config, trainee = self.config, self.trainee
         self.records = Records(
             self.metrics,
             meter=meter,
             tokens=trainee.tokens,
             nan_inf_filter=config.logging.logging_nan_inf_filter,
-            **shared,
+            **self._shared,
         )
         self.evaluations = Evaluations(
             config,
@@ -171,15 +174,18 @@ class Session:
             scheduler=self.scheduler,
             records=self.records,
             best=self.best,
-            **shared,
+            **self._shared,
         )
+
+    def _build_checkpointer(self, meter: Meter, stack: ExitStack) -> None:
+        config, trainee = self.config, self.trainee
         background: Background[Path] | None = Background() if config.checkpoint.async_save else None
         if background:
             stack.callback(background.close)
         self.checkpointer = Checkpointer(
             node=config.checkpoint,
             directory=self.directory,
-            engine=engine,
+            engine=trainee.engine,
             model=trainee.model,
             optimizer=trainee.optimizer,
             parts={"scheduler": self.scheduler, "data": self.data, "callbacks": self.events},
@@ -187,8 +193,14 @@ class Session:
             tokens=trainee.tokens,
             metrics=self.metrics,
             background=background,
-            **shared,
+            **self._shared,
         )
+
+    def _build_loop(self, task: Task, stack: ExitStack) -> None:
+        config, trainee, engine = self.config, self.trainee, self.trainee.engine
+        meter = Meter(engine.device)
+        self._build_records(meter)
+        self._build_checkpointer(meter, stack)
         finite = FinitePolicy(
             config.train.nan_policy,
             fp16=config.precision.fp16,
@@ -216,7 +228,7 @@ class Session:
             weigh_items=type(task).num_items is not Task.num_items,
             average_tokens=config.train.average_tokens_across_devices,
             save_on_signal=config.checkpoint.enable_jit_checkpoint,
-            **shared,
+            **self._shared,
         )
 
     def train(self) -> str:
