@@ -1,6 +1,7 @@
 # Everything runs in .venv, made on first use from requirements.lock; it need not be activated.
 #   make train [ARGS="optim=adamw_fused precision=bf16 parallel=zero3"]
 #   make test  [ARGS="tests/config/test_composer.py -k origin"]
+#   make test-fast  the tests that start no ranks and no commands: conftest.py finds and marks those that do
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -14,13 +15,16 @@ ARGS ?=
 # The versions that are chosen; `make lock` takes the newest of everything else.
 PINS := torch==2.13.0 hydra-core==1.3.8 omegaconf==2.3.1
 
-.PHONY: train test lint bench lock clean
+.PHONY: train test test-fast lint bench lock clean
 
 train: $(STAMP)
 	@$(PYTHON) train.py $(ARGS)
 
 test: $(STAMP)
 	@$(PYTHON) -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-fast: $(STAMP)
+	@$(PYTHON) -m pytest -q -n $(WORKERS) --dist worksteal -m "not processes and not slow" $(ARGS)
 
 lint: $(STAMP)
 	@$(PYTHON) -m ruff check --quiet $(PATHS)

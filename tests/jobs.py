@@ -13,6 +13,7 @@ import torch.distributed.fsdp
 import torch.distributed.tensor  # noqa: F401
 
 from tests import ranks
+from tests.devices import own_device
 from trainer import distributed
 from trainer.callbacks.callback import Callback
 from trainer.checkpoint import digest
@@ -39,7 +40,7 @@ PREEMPTED, STOPPED = 75, 130
 def make_config(**sections: Any) -> Config:
     """A run of 14 steps with dropout, random augmentation, accumulation and a schedule, on one process."""
     defaults: dict[str, Any] = {
-        "run": Run(output_dir="unused", seed=3, use_cpu=True),
+        "run": Run(output_dir="unused", seed=3, use_cpu=own_device().type == "cpu"),
         "train": Train(per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=2.0),
         "data": Data(
             train_dataset={"_target_": "tests.tiny.Augmented"},

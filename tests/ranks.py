@@ -28,6 +28,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.devices import needs_gpus, own_device
 from trainer import distributed
 from trainer.checkpoint.failpoints import passes
 
@@ -71,6 +72,7 @@ def run_ranks(function: Callable[..., Any], *args: Any, world_size: int = 2, tim
     not done after ``timeout`` seconds prints its stacks and dies; any failure fails the caller, with the ranks'
     tracebacks.
     """
+    needs_gpus(world_size)
     preload()
     port, children, pipes = free_port(), [], []
     for rank in range(world_size):
@@ -141,11 +143,12 @@ def exit_code(action: Callable[[], object], failpoints: str = "") -> int:
 
 def exit_codes(action: Callable[[], object], world_size: int, failpoints: str = "") -> list[int]:
     """Run ``action`` on as many ranks of a gloo group; their exit codes."""
+    needs_gpus(world_size)
     port = free_port()
 
     def on_rank(rank: int) -> None:
         os.environ |= _torchrun(rank, world_size, port)
-        distributed.init("gloo", RENDEZVOUS_S, torch.device("cpu"))
+        distributed.init(None, RENDEZVOUS_S, own_device())
         action()
         distributed.barrier()
         distributed.close()

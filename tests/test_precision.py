@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.devices import CPU
 from trainer.precision import autocast_dtype, autocast_forward, make_scaler, set_tf32, to_fp32
 from trainer.schema.precision import Precision
-
-CPU = torch.device("cpu")
 
 
 class Pair(NamedTuple):
@@ -31,35 +30,35 @@ class Model(nn.Module):
         return {"logits": logits, "nested": [Pair(logits, torch.arange(3))], "loss": logits.sum()}
 
 
-def test_fp32_leaves_the_module_alone() -> None:
-    model = Model()
-    autocast_forward(model, Precision(), CPU)
+def test_fp32_leaves_the_module_alone(device: torch.device) -> None:
+    model = Model().to(device)
+    autocast_forward(model, Precision(), device)
     assert "forward" not in vars(model)
-    assert make_scaler(Precision(), CPU) is None
+    assert make_scaler(Precision(), device) is None
 
 
 @pytest.mark.parametrize(
     ("precision", "dtype"), [(Precision(bf16=True), torch.bfloat16), (Precision(fp16=True), torch.float16)]
 )
-def test_16_bits_inside_fp32_outside(precision: Precision, dtype: torch.dtype) -> None:
-    model = Model()
-    autocast_forward(model, precision, CPU)
-    output = model(torch.ones(2, 4))
+def test_16_bits_inside_fp32_outside(precision: Precision, dtype: torch.dtype, device: torch.device) -> None:
+    model = Model().to(device)
+    autocast_forward(model, precision, device)
+    output = model(torch.ones(2, 4, device=device))
     assert autocast_dtype(precision) == model.computed_in == dtype
     assert output["logits"].dtype == output["nested"][0].logits.dtype == torch.float32
     assert isinstance(output["nested"][0], Pair)
     assert output["nested"][0].ids.dtype == torch.int64
-    assert (make_scaler(precision, CPU) is not None) is precision.fp16
+    assert (make_scaler(precision, device) is not None) is precision.fp16
     output["logits"].sum().backward()
     assert model.linear.weight.grad is not None
     assert model.linear.weight.dtype == model.linear.weight.grad.dtype == torch.float32
 
 
-def test_signature_survives() -> None:
+def test_signature_survives(device: torch.device) -> None:
     import inspect
 
-    model = Model()
-    autocast_forward(model, Precision(bf16=True), CPU)
+    model = Model().to(device)
+    autocast_forward(model, Precision(bf16=True), device)
     assert list(inspect.signature(model.forward).parameters) == ["x", "labels"]
 
 

@@ -65,7 +65,6 @@ def test_another_process_goes_on(tmp_path: object) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_generators() -> None:
     torch.randn(3, device="cuda")
     state = json.loads(files.dumps(capture_rng()))

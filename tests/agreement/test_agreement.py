@@ -20,16 +20,16 @@ from tests.agreement import parts, runs, table
 ROWS = table.rows()
 
 
-def check(row: table.Row, directory: Path) -> None:
+def assert_agrees(row: table.Row, directory: Path) -> None:
     if module := table.MODULES.get(row.arguments.get("optim", "")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the packages' own
             pytest.importorskip(module)
     with torch.compiler.set_stance("force_eager"):  # torchao's steps take 20 s to compile
-        _check(row, directory)
+        _assert_agrees(row, directory)
 
 
-def _check(row: table.Row, directory: Path) -> None:
+def _assert_agrees(row: table.Row, directory: Path) -> None:
     mine = runs.ours(row.kind, row.arguments, directory / "ours", *row.ours)
     best = "metric_for_best_model" in row.arguments or "load_best_model_at_end" in row.arguments
     dropout: dict[str, Any] = {"dropout": 0.3} if "model.dropout=0.3" in row.ours else {}
@@ -60,7 +60,7 @@ def test_the_table_holds_sixty_different_combinations() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_the_runs_agree(row: table.Row, tmp_path: Path) -> None:
-    check(row, tmp_path)
+    assert_agrees(row, tmp_path)
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_a_dropped_last_update_is_the_same_in_any_split_where_the_trainer_keeps_
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(int(os.environ.get("AGREEMENT_DRAWS", "20"))))
 def test_combinations_that_nobody_chose_agree(number: int, tmp_path: Path) -> None:
-    check(draw(random.Random(f"agreement {number}")), tmp_path)
+    assert_agrees(draw(random.Random(f"agreement {number}")), tmp_path)
 
 
 def draw(dice: random.Random) -> table.Row:

@@ -27,12 +27,12 @@ def save(root: Path, step: int) -> Path:
     return store.save(root, step, shards=[shard], state={"step": step}, rank_state={"rank": distributed.rank()})
 
 
-def save_fails(root: Path, step: int, error: str) -> None:
+def assert_save_fails(root: Path, step: int, error: str) -> None:
     with pytest.raises(OSError, match=error):
         save(root, step)
 
 
-def check(root: Path, step: int) -> None:
+def assert_newest(root: Path, step: int) -> None:
     """Every rank finds the same checkpoint and what it alone knew."""
     store.clean(root)
     path, warnings = store.newest(root)
@@ -47,7 +47,7 @@ def check(root: Path, step: int) -> None:
 def test_several_ranks_make_one_checkpoint(tmp_path: Path, ranks: int) -> None:
     def action() -> None:
         save(tmp_path, 4)
-        check(tmp_path, 4)
+        assert_newest(tmp_path, 4)
 
     assert exit_codes(action, ranks) == [0] * ranks
     assert len(list(tmp_path.glob("checkpoint-4/rank-*.safetensors"))) == ranks
@@ -63,8 +63,10 @@ def test_several_ranks_make_one_checkpoint(tmp_path: Path, ranks: int) -> None:
 def test_a_failure_on_one_rank_is_a_failure_on_all(tmp_path: Path, rank: int, action: str) -> None:
     def both() -> None:
         save(tmp_path, 1)
-        save_fails(tmp_path, 2, rf"checkpoint-2 was not saved: rank {rank}: .*failpoint checkpoint.after_shard\b")
-        check(tmp_path, 1)
+        assert_save_fails(
+            tmp_path, 2, rf"checkpoint-2 was not saved: rank {rank}: .*failpoint checkpoint.after_shard\b"
+        )
+        assert_newest(tmp_path, 1)
 
     assert exit_codes(both, 2, f"checkpoint.after_shard@rank{rank}#2={action}") == [0, 0]
     assert os.listdir(tmp_path) == ["checkpoint-1"]
@@ -81,7 +83,7 @@ def test_a_killed_rank_leaves_the_old_or_the_new(tmp_path: Path, rank: int, plac
     published_by_rank_0_only = rank == 1 and "rename" in place
     assert (codes[rank] == -signal.SIGKILL) is not published_by_rank_0_only
     survived = place == "after_rename" or published_by_rank_0_only
-    assert exit_codes(lambda: check(tmp_path, 2 if survived else 1), 2) == [0, 0]
+    assert exit_codes(lambda: assert_newest(tmp_path, 2 if survived else 1), 2) == [0, 0]
     assert not [name for name in os.listdir(tmp_path) if not re.fullmatch(r"checkpoint-\d", name)]
 
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from tests.devices import own_device
 from trainer.data.batches import BatchLayout
 from trainer.data.fetch import Fetch
 from trainer.data.train_data import TrainData
 from trainer.rng import snapshot, touched
 from trainer.schema.data import Data
 
-CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("device")
 
 
 class Noisy(Dataset[Tensor]):
@@ -54,7 +55,7 @@ def loader(
     dataset: Any, *, micro: int = 3, accumulation: int = 1, world: int = 1, rank: int = 0, **node: Any
 ) -> TrainData:
     return TrainData(
-        dataset, BatchLayout(micro, accumulation, world, rank), Data(**node), collate=None, seed=5, device=CPU
+        dataset, BatchLayout(micro, accumulation, world, rank), Data(**node), collate=None, seed=5, device=own_device()
     )
 
 

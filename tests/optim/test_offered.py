@@ -123,10 +123,10 @@ def test_trains_and_goes_on_to_the_bit(compose: Compose, tmp_path: Path, option:
     node = node_of(compose, option)
     needs(node)
     with torch.compiler.set_stance("force_eager" if option in COMPILED - {"adamw_torch_8bit"} else "default"):
-        _goes_on(node, tmp_path)
+        _assert_resumes(node, tmp_path)
 
 
-def _goes_on(node: Any, tmp_path: Path) -> None:
+def _assert_resumes(node: Any, tmp_path: Path) -> None:
     straight = Run(node)
     losses = straight.train(0, 3)
     path = straight.save(tmp_path, 3)

@@ -70,7 +70,7 @@ def trainer_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]
     ]
 
 
-def same(mine: list[Tensor], theirs: list[Tensor], **tolerance: float) -> None:
+def assert_same(mine: list[Tensor], theirs: list[Tensor], **tolerance: float) -> None:
     torch.testing.assert_close(mine, theirs, **(tolerance or {"rtol": 0, "atol": 0}))
 
 
@@ -116,7 +116,7 @@ def test_torchs_optimizers_to_the_bit(
 ) -> None:
     mine, theirs = model(), model()
     optimizer = make_optimizer(node, mine)
-    same(train(mine, optimizer), train(theirs, reference(trainer_groups(theirs, 0.1))))
+    assert_same(train(mine, optimizer), train(theirs, reference(trainer_groups(theirs, 0.1))))
 
 
 @pytest.mark.parametrize(("beta1", "scale"), [(None, False), (0.9, False), (None, True)])
@@ -128,7 +128,7 @@ def test_adafactor_equals_transformers(beta1: float | None, scale: bool) -> None
     reference = transformers.Adafactor(
         trainer_groups(theirs, 0.1), lr=1e-2, beta1=beta1, scale_parameter=scale, relative_step=False
     )
-    same(train(mine, optimizer), train(theirs, reference), rtol=1e-6, atol=1e-6)
+    assert_same(train(mine, optimizer), train(theirs, reference), rtol=1e-6, atol=1e-6)
 
 
 def test_adafactor_updates_half_precision() -> None:
@@ -136,7 +136,7 @@ def test_adafactor_updates_half_precision() -> None:
     mine, theirs = model().bfloat16(), model().bfloat16()
     optimizer = make_optimizer(schema.Adafactor(learning_rate=1e-2), mine)
     reference = transformers.Adafactor(trainer_groups(theirs, 0.0), lr=1e-2, scale_parameter=False, relative_step=False)
-    same(train(mine, optimizer), train(theirs, reference), rtol=1e-2, atol=1e-2)
+    assert_same(train(mine, optimizer), train(theirs, reference), rtol=1e-2, atol=1e-2)
     assert {v.dtype for state in optimizer.state.values() for v in state.values()} == {torch.float32}
 
 
@@ -175,7 +175,7 @@ def test_muon_equals_torchs_muon_and_adamw(adjust_lr_fn: str, nesterov: bool) ->
             muon.step()
             adamw.step()
 
-    same(train(mine, optimizer), train(theirs, Both()))
+    assert_same(train(mine, optimizer), train(theirs, Both()))
 
 
 def test_muon_refuses_flattened_matrices() -> None:
@@ -196,7 +196,7 @@ def test_own_optimizers_go_on_from_their_state(node: schema.Optim) -> None:
     resumed.load_state_dict(straight.state_dict())
     again = make_optimizer(node, resumed)
     again.load_state_dict(deepcopy(optimizer.state_dict()))  # it shares its tensors
-    same(train(straight, optimizer), train(resumed, again))
+    assert_same(train(straight, optimizer), train(resumed, again))
 
 
 class Own(torch.optim.SGD):

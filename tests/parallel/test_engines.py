@@ -14,6 +14,8 @@ from tests.ranks import run_ranks
 from tests.tiny import Traps
 from trainer.schema.precision import Precision
 
+pytestmark = pytest.mark.usefixtures("device_type")
+
 SHARDED = ["fsdp", "zero1", "zero2", "zero3"]
 STEPS = 6
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from tests.devices import CPU
+from tests.devices import own_device
 from tests.tiny import Even, Traps
 from trainer import distributed
 from trainer.build.build import build
@@ -68,8 +68,10 @@ class Run:
         precision: Precision | None = None,
         max_grad_norm: float = 0.3,
         make_optimizer: MakeOptimizer = adamw,
-        device: torch.device = CPU,
     ) -> None:
+        device = own_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         self.engine: Engine = build(
             ENGINES[node] if isinstance(node, str) else node, precision=precision or Precision(), device=device
         )
@@ -133,8 +135,8 @@ class EvenRun(Run):
 
     samples, vocabulary, decay = 16, 8, 0.1
 
-    def __init__(self, node: Any, precision: Precision | None = None, device: torch.device = CPU) -> None:
-        super().__init__(node, Even, precision=precision, device=device)
+    def __init__(self, node: Any, precision: Precision | None = None) -> None:
+        super().__init__(node, Even, precision=precision)
 
     def tokens(self, step: int) -> Tensor:
         tokens = super().tokens(step)

@@ -33,6 +33,8 @@ from trainer.schema.precision import Precision
 from trainer.schema.train import NanPolicy, Train
 from trainer.state import Control, RunInfo, State
 
+pytestmark = pytest.mark.usefixtures("device_type")
+
 
 class Poisoned(Augmented):
     """One sample is not a number."""
