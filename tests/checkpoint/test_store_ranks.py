@@ -95,7 +95,7 @@ def test_damage_in_one_ranks_share_is_known_to_all(tmp_path: Path) -> None:
             file = path / "rank-00001.safetensors"
             file.write_bytes(file.read_bytes()[:-1] + b"x")
         distributed.barrier()
-        with pytest.raises(CheckpointError, match=r"rank-00001\.safetensors: sha256"):
+        with pytest.raises(CheckpointError, match=r"rank-00001\.safetensors: the sha256 differs"):
             store.verify(path)
         found, warnings = store.newest(tmp_path)
         assert found == tmp_path / "checkpoint-1"
