@@ -244,6 +244,22 @@ def test_classes_of_a_script_reach_the_ranks() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_each_process_of_torchrun_is_a_rank(engine: str) -> None:
+    Path("script.py").write_text(
+        SCRIPT.replace('"launch.nproc_per_node=2"', f'"parallel={engine}"')
+        .replace("run = Trainer(", "trainer = Trainer(")
+        .replace(").train()", ")\n    run = trainer.train()")
+        + "    pairs = zip(run.model(Net()).parameters(), trainer.model.parameters())\n"
+        + "    print(all(torch.equal(a, b) for a, b in pairs))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert sorted(done.stdout.split("\n")) == ["", "True", "True", *["completed __main__.Net 2"] * 2], done.stderr
+    assert len(list(Path("outputs").glob("*/*"))) == 1
+
+
+@pytest.mark.slow
 def test_a_notebook_trains_in_its_process_and_with_ranks() -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..build.given import given_function, given_node
 from ..config.composer import CONFIG_NAME, Composition, make_loader
-from ..launch import start
+from ..launch import start, torchrun
+from ..run.directory import Status
 from .run import Run
 
 if TYPE_CHECKING:
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
 
     from ..callbacks.callback import Callback
     from ..evaluation.evaluator import Evaluator, PredictionOutput
+    from ..launch.outcome import Outcome
+    from ..launch.prepared import Prepared
     from ..logging.reporter import Reporter
     from ..schema import Config
     from ..task.task import Task
@@ -108,7 +114,8 @@ class Trainer:
         """Train, in a directory of its own; the run, however it ended: ``.status`` says whether a signal stopped it.
 
         One rank trains in this process. Several, and engines that take the model apart, have processes of their own;
-        their weights are loaded into ``.model`` afterwards. ``cluster=slurm`` submits, and returns a `queued` run.
+        their weights are loaded into ``.model`` afterwards. In a script that torchrun has started, each process is a
+        rank. ``cluster=slurm`` submits, and returns a `queued` run.
 
         Args:
             resume_from_checkpoint: `auto` or a path (HF's argument), as checkpoint.resume_from_checkpoint.
@@ -117,23 +124,46 @@ class Trainer:
             ConfigError: the directory is taken, or cannot be made.
             RuntimeError: a rank in another process failed. What fails in this process is raised as it is.
         """
-        resume = (
-            [f"checkpoint.resume_from_checkpoint={_quoted(resume_from_checkpoint)}"] if resume_from_checkpoint else []
-        )
-        composition = self._compose(resume)
+        key = "checkpoint.resume_from_checkpoint"
+        more = [f"{key}={_quoted(resume_from_checkpoint)}"] if resume_from_checkpoint else []
+        composition = self._compose(more)
         config = start.check(composition)
-        prepared = start.prepare(composition, config, [*self._overrides, *resume])
-        prepared.notes["objects"] = self._names()
+
+        def prepare() -> Prepared:
+            prepared = start.prepare(composition, config, [*self._overrides, *more])
+            prepared.notes["objects"] = self._names()
+            return prepared
+
+        if torchrun.is_joined():
+            return self._join(prepare, config)
+        prepared = prepare()
         if config.cluster is not None:
             start.submit([prepared])
             return Run(prepared.directory)
         ended = start.run(prepared, self._objects(), own_process=not _in_place(config))
-        if ended.error:
-            raise ended.exception or RuntimeError(f"{ended.error}; traceback: {prepared.directory / 'train.log'}")
-        run = Run(prepared.directory)
+        return self._finish(prepared.directory, ended)
+
+    def _join(self, prepare: Callable[[], Prepared], config: Config) -> Run:
+        """Train as one of the ranks that torchrun has started; each of them calls this."""
+        objects = self._objects()
+        if objects.model is not None and not _in_place(config):
+            objects.model = deepcopy(objects.model)  # the engine takes this one apart
+        joined = torchrun.train(prepare, objects)
+        if joined is None:
+            raise RuntimeError("rank 0 could not prepare the run: its own error says why")
+        directory, ended = joined
+        torchrun.wait_until_closed(directory)  # rank 0 writes model/, and this rank may be quicker
+        return self._finish(directory, ended if _in_place(config) else replace(ended, model=None))
+
+    def _finish(self, directory: Path, ended: Outcome) -> Run:
+        """The run's directory, opened, and its weights in ``.model``; what failed is raised."""
+        if ended.status is Status.failed:
+            error = ended.error or Run(directory).manifest["error"]
+            raise ended.exception or RuntimeError(f"{error}; traceback: {directory / 'train.log'}")
+        run = Run(directory)
         if ended.model is not None:
             self._model = ended.model
-        elif (run.directory / "model").is_dir():
+        elif (directory / "model").is_dir():
             self._model = run.model(self.model)
         return run
 
@@ -164,7 +194,9 @@ class Trainer:
         from ..build.build import build
 
         chosen = self._given.get("predict_dataset") if predict_dataset is None else predict_dataset
-        if chosen is None and self.config.data.predict_dataset is not None:
+        if chosen is None:
+            if self.config.data.predict_dataset is None:
+                raise ValueError("prediction needs a dataset: predict(dataset), or data.predict_dataset")
             chosen = build(self.config.data.predict_dataset)
         return self._evaluator(predict_dataset=chosen).predict()
 

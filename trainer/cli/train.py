@@ -82,11 +82,13 @@ def _prepare(args: argparse.Namespace) -> Prepared:
 
 
 def _started_as_rank() -> bool:
+    from ..launch.torchrun import is_joined
+
     if "SLURM_STEP_ID" in os.environ and "RANK" not in os.environ:
         from ..cluster.srun import rank_environment
 
         os.environ.update(rank_environment())
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return is_joined()
 
 
 def _look(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -16,17 +16,43 @@ from ..run import directory as run_directory
 from ..run.directory import Status
 from ..train import interrupts
 from . import outcome, rank, start
-from .outcome import EXIT_CODES, WRONG_CONFIG
+from .outcome import EXIT_CODES, WRONG_CONFIG, Outcome
 from .prepared import Prepared
 from .process import die_with_parent
 from .ranks import GRACE_S
 
 
+def is_joined() -> bool:
+    """Whether torchrun (or srun, through cluster/srun.py) has started this process as one of several ranks."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def join(prepare: Callable[[], Prepared]) -> int:
-    """Train as one rank of several; rank 0 prepares the run (composes, claims a directory) and sends it to the others.
+    """Train as one rank of several, as ``train`` does, and print an error if there is one.
 
     Returns:
         The exit code; 2 on every rank when the config is wrong.
+
+    Raises:
+        ConfigError: on rank 0 alone.
+    """
+    joined = train(prepare)
+    if joined is None:
+        return WRONG_CONFIG
+    directory, ended = joined
+    return EXIT_CODES[ended.status] if ended.lost_peer and not ended.error else outcome.report(directory, ended)
+
+
+def train(prepare: Callable[[], Prepared], objects: Any = None) -> tuple[Path, Outcome] | None:
+    """Train as one rank of several; rank 0 prepares the run (composes, claims a directory) and sends it to the others.
+
+    Args:
+        prepare: called on rank 0 alone.
+        objects: what a Python caller passed in place of the config's nodes, on every rank.
+
+    Returns:
+        The run's directory, and how this rank ended; without an error if another rank has explained the failure.
+        None on the other ranks when rank 0 could not prepare the run.
 
     Raises:
         ConfigError: on rank 0 alone.
@@ -39,20 +65,20 @@ def join(prepare: Callable[[], Prepared]) -> int:
     store, number, _ = next(rendezvous("env://"))
     prepared = _send(store, prepare) if number == 0 else _receive(store)
     if prepared is None:
-        return WRONG_CONFIG
+        return None
     directory = prepared.directory
     os.environ.update(prepared.environment)
     with chdir(directory) if prepared.chdir else nullcontext():
-        ended = rank.train(prepared.config, directory)
+        ended = rank.train(prepared.config, directory, objects)
     if interrupts.last == signal.SIGUSR1:  # the job's time is over, too
         ended = replace(ended, final=True)
-    if ended.lost_peer and _is_explained(directory):
-        return EXIT_CODES[Status.failed]
+    if ended.lost_peer and wait_until_closed(directory):  # the rank that failed first has explained it
+        return directory, replace(ended, error=None)
     if ended.error:
         ended = replace(ended, error=f"{rank.name(number)}: {ended.error}")
     if number == 0 or ended.error:
         outcome.close(directory, ended)
-    return outcome.report(directory, ended)
+    return directory, ended
 
 
 def _send(store: Any, prepare: Callable[[], Prepared]) -> Prepared:
@@ -82,8 +108,8 @@ def _wait_for_readers(store: Any) -> None:
         time.sleep(0.05)
 
 
-def _is_explained(directory: Path) -> bool:
-    """Whether the rank that failed first has closed the manifest with its error, or does so within GRACE_S."""
+def wait_until_closed(directory: Path) -> bool:
+    """Whether the manifest says how the run ended, now or within GRACE_S."""
     deadline = time.monotonic() + GRACE_S
     while run_directory.read(directory).get("status") == Status.running:
         if time.monotonic() > deadline:
