@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from tests import jobs
 from tests.optim.test_offered import Run, needs, node_of
-from trainer.cli import train
 from trainer.config.composer import Composition
 from trainer.errors import ConfigError
+from trainer.launch import start
 from trainer.logging.jsonl import read
 from trainer.optim import make_optimizer
 from trainer.parallel.step import step
@@ -126,11 +126,11 @@ def test_torchruns_ranks_are_refused_before_the_run(compose: Compose, monkeypatc
     assert composition.config is not None
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    train.refuse_place(composition, composition.config)
+    assert start.check(composition)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="before gradients are averaged over ranks, of which 2 were started"):
-        train.refuse_place(composition, composition.config)
+    with pytest.raises(ConfigError, match="before gradients are averaged over ranks, and 2 ranks were started"):
+        start.check(composition)
 
 
 def test_a_rollback_undoes_an_update_that_was_not_finite(tmp_path: Path) -> None:
