@@ -145,9 +145,8 @@ def test_the_one_before_is_used_with_one_line(tmp_path: Path) -> None:
     path, warnings = store.newest(tmp_path)
     assert path == tmp_path / "checkpoint-9"
     assert len(warnings) == 1
-    assert re.fullmatch(
-        r"skipped a damaged checkpoint: .*checkpoint-10/rank-00000\.safetensors: the sha256.*", warnings[0]
-    )
+    line = r"skipped a damaged checkpoint: .*checkpoint-10/rank-00000\.safetensors: the sha256.*"
+    assert re.fullmatch(line, warnings[0])
 
 
 def test_all_damaged_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:
