@@ -33,8 +33,8 @@ class Train:
     """Global gradient norm to clip to; 0 clips nothing and still logs the norm (HF: max_grad_norm)."""
     average_tokens_across_devices: bool = True
     """Weigh each token of an update the same over all ranks; false: over the tokens of the rank it is on, so that ranks
-    count the same whatever they hold (HF: average_tokens_across_devices). For tasks that count items, as language
-    modeling does; the others weigh samples."""
+    count the same whatever they hold (HF: average_tokens_across_devices). Tokens are the labels that the loss
+    averages over; a task that does not count them weighs samples."""
     label_smoothing_factor: float = number(0.0, minimum=0, maximum=1)
     """e in (1 - e) * NLL + e * mean over classes of -log p, in training and evaluation alike (HF:
     label_smoothing_factor). The model's own loss is not used then: it is called without the labels."""

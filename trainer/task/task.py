@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
-from ..schema.task import TARGET_KEYS
+from ..schema.task import IGNORE_INDEX, TARGET_KEYS
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -67,6 +68,27 @@ class Supervised(Task):
     """data.label_names."""
     label_smoothing: float = 0.0
     """train.label_smoothing_factor, for criteria that support it."""
+    shifts_labels: bool = False
+    """Whether the output at position t is compared with the label at t + 1."""
+    ignore_index: int = IGNORE_INDEX
+    """The label that the loss leaves out."""
+
+    def prepare(self, model: nn.Module) -> None:
+        """Learn which labels the model's own loss averages over. Called once, before training, with the model as it
+        was built."""
+        shifts = own_loss_shifts(model)
+        if shifts is not None:
+            self.shifts_labels = shifts
+        if getattr(model, "loss_type", None) == "ForSemanticSegmentation":
+            self.ignore_index = getattr(model.config, "semantic_loss_ignore_index", IGNORE_INDEX)
+
+    def num_items(self, batch: Any) -> int | Tensor | None:
+        if isinstance(batch, Mapping) and "shift_labels" in batch:  # transformers' padding-free collators
+            return num_labels(batch["shift_labels"], self.ignore_index)
+        target = target_of(batch, self.label_names)
+        if not isinstance(target, Tensor):
+            return None
+        return num_labels(target[..., 1:] if self.shifts_labels else target, self.ignore_index)
 
     @abstractmethod
     def criterion(self, output: Any, target: Tensor) -> Tensor:
@@ -145,6 +167,31 @@ def target_of(batch: Any, names: Sequence[str] | None = None) -> Any:
     if any(name not in batch for name in names):
         return None
     return batch[names[0]] if len(names) == 1 else tuple(batch[name] for name in names)
+
+
+def num_labels(target: Tensor, ignore_index: int = IGNORE_INDEX) -> int | Tensor:
+    """How many elements of a target a mean loss averages over: all, or the class indices that are not ``ignore_index``.
+
+    These are counted on their device, without a synchronisation.
+    """
+    if target.is_floating_point() or target.dtype in (torch.bool, torch.uint8):
+        return target.numel()
+    return target.ne(ignore_index).sum()
+
+
+def own_loss_shifts(model: nn.Module) -> bool | None:
+    """Whether a transformers model's loss compares the output at t with the label at t + 1 (the Trainer's
+    `_loss_shifts_labels`); None for any other model."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    if not hasattr(model, "loss_type"):
+        return None
+    kind, config = model.loss_type, getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):  # the decoder's input is shifted instead
+        return False
+    if kind is None:  # no head that transformers' LOSS_MAPPING knows
+        name = type(model).__name__
+        return name.endswith("LMHeadModel") and not name.startswith(("XLNet", "XLM", "Flaubert"))
+    return kind in ("ForCausalLM", "ForConditionalGeneration")
 
 
 def unpack(output: Any) -> tuple[Tensor | None, Any]:

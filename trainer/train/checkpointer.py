@@ -42,7 +42,7 @@ class Checkpointer:
     """Saves, loads and exports the parts of a run. All methods are collective.
 
     A part of ``parts`` is equal on all ranks and saved once, in state.json under its name; a part of ``rank_parts`` is
-    saved by each rank, in rank-<r>.json. The engine saves tensors.
+    saved by each rank, in rank-<r>.json, and is loaded after the others, by as many ranks. The engine saves tensors.
     """
 
     node: Checkpoint
@@ -144,7 +144,7 @@ class Checkpointer:
         self.state.load_state_dict(saved.state["state"])
         for name, part in self.parts.items():
             wanted = {"data": data, "callbacks": self.node.restore_callback_states_from_checkpoint}
-            if wanted.get(name, True):
+            if wanted.get(name, True) and name in saved.state:  # older versions had no meter there
                 part.load_state_dict(saved.state[name])
         if self.tokens is not None:
             self.tokens.restore(self.state.num_input_tokens_seen)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from .. import distributed
 from ..data.batches import MicroBatch
 from ..data.train_data import TrainData
 from ..events import Events
@@ -26,6 +24,7 @@ from .intervals import Intervals
 from .meter import Meter
 from .records import Records
 from .tokens import TokenCounter
+from .weights import WeightedBatch, weigh_by_items
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,7 +50,7 @@ class Loop:
     intervals: Intervals
     interrupts: Interrupts
     weigh_items: bool
-    """Weigh micro-batches by the task's item counts (tokens) instead of by samples."""
+    """Weigh micro-batches by the task's item counts (labels, tokens) instead of by samples."""
     average_tokens: bool
     """Count those items over all ranks; else over this one."""
     save_on_signal: bool
@@ -85,18 +84,20 @@ class Loop:
         engine, meter, last = self.engine, self.meter, len(micro_batches) - 1
         if self.tokens is not None:
             self.tokens.add(micro_batches, ranks=engine.ranks_per_batch)
+        weighted: list[WeightedBatch] = list(micro_batches)
         if self.weigh_items:
-            micro_batches = self.weigh_by_items(micro_batches)
+            weighted = weigh_by_items(self.task, micro_batches, engine.device, average_tokens=self.average_tokens)
         skips = self.finite.skips
         total_before = meter.total.clone() if skips else None
-        for i, (batch, divisor) in enumerate(micro_batches):
+        for i, (batch, divisor) in enumerate(weighted):
             with engine.accumulate(last=i == last):
                 loss = self.task.loss(self.model, batch)
-                if divisor != 1.0:
+                if isinstance(divisor, Tensor):
+                    loss = loss / divisor.to(loss)
+                elif divisor != 1.0:
                     loss = loss / divisor
                 engine.backward(loss)
-            if divisor != math.inf:  # a model's own mean over no labels is nan, and its gradient 0
-                meter.add(loss)
+            meter.add(loss, divisor)
         meter.steps += 1
         out = engine.step(skip_nonfinite=skips)
         meter.grad_norm = out.grad_norm
@@ -105,22 +106,6 @@ class Loop:
         if not out.skipped and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         return out
-
-    def weigh_by_items(self, micro_batches: list[MicroBatch]) -> list[MicroBatch]:
-        """The micro-batches with divisors by which every item (token) of the update weighs the same."""
-        world = distributed.world_size()
-        if world == 1 and len(micro_batches) == 1:
-            return micro_batches
-        items = [self.task.num_items(batch) for batch, _ in micro_batches]
-        counts = [int(n or 0) * math.isfinite(divisor) for n, (_, divisor) in zip(items, micro_batches, strict=True)]
-        if not self.average_tokens:
-            total, world = sum(counts), 1
-        else:
-            total = distributed.all_sum(sum(counts))
-        return [
-            (batch, total / (count * world) if count else math.inf)
-            for (batch, _), count in zip(micro_batches, counts, strict=True)
-        ]
 
     def after_step(self, rate: float, epoch_end: bool) -> None:
         """Log, evaluate, save and stop where it is due or was asked for; the ranks agree on it."""

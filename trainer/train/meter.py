@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,16 @@ class Meter:
         self.whole = 0.0
         """Sum over all steps up to the last reduce() of the steps' mean losses."""
 
-    def add(self, loss: Tensor) -> None:
-        """Add a micro-batch's loss, already weighted."""
-        self.total += loss.detach()
+    def add(self, loss: Tensor, divisor: float | Tensor = 1.0) -> None:
+        """Add a micro-batch's loss, which has been divided by ``divisor``.
+
+        One that was divided by infinity counts nothing: a model's own mean over no labels is nan, and its gradient 0.
+        """
+        loss = loss.detach()
+        if isinstance(divisor, Tensor):
+            self.total += loss.where(divisor.isfinite(), 0.0)
+        elif divisor != math.inf:
+            self.total += loss
 
     def reduce(self) -> float:
         """The mean loss per step since the last call, over all ranks (collective); resets the sum."""
@@ -47,3 +56,19 @@ class Meter:
         self.total.fill_(float(state["total"]))
         self.steps, self.whole = int(state["steps"]), float(state["whole"])
         self.left_out = int(state.get("left_out", 0))
+
+
+class MeanOverRanks:
+    """A meter's state as every rank's mean, from which a run with another number of ranks resumes."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def state_dict(self) -> dict[str, float | int]:
+        """The meter's state, with the mean of the ranks' sums (collective)."""
+        total = self.meter.total.double()
+        distributed.all_reduce_sum(total)
+        return self.meter.state_dict() | {"total": float(total) / distributed.world_size()}
+
+    def load_state_dict(self, state: dict[str, float | int]) -> None:
+        self.meter.load_state_dict(state)

@@ -43,6 +43,7 @@ from ..schema import Config
 from ..schema.callbacks import EarlyStopping
 from ..schema.data import named_sets
 from ..task import Task, make_task
+from ..task.task import Supervised
 from .neftune import add_noise
 from .objects import Objects
 from .restoration import restored_model
@@ -115,6 +116,8 @@ def build_data(
 ) -> tuple[TrainData, Evaluator]:
     """The training batches, and what is evaluated and predicted."""
     task, engine = sources.task, trainee.engine
+    if isinstance(task, Supervised):
+        task.prepare(trainee.module)
     collate = objects.collate_fn or make_collate(config.data, task, trainee.module)
     share = engine.ranks_per_batch
     world, rank = distributed.world_size() // share, distributed.rank() // share

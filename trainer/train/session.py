@@ -36,7 +36,7 @@ from .finite import FinitePolicy
 from .interrupts import Interrupts
 from .intervals import Intervals
 from .loop import Loop
-from .meter import Meter
+from .meter import MeanOverRanks, Meter
 from .objects import Objects
 from .records import Records
 from .restoration import restored_settings
@@ -188,7 +188,12 @@ class Session:
             engine=trainee.engine,
             model=trainee.model,
             optimizer=trainee.optimizer,
-            parts={"scheduler": self.scheduler, "data": self.data, "callbacks": self.events},
+            parts={
+                "scheduler": self.scheduler,
+                "data": self.data,
+                "callbacks": self.events,
+                "meter": MeanOverRanks(meter),
+            },
             rank_parts={"rng": Generators(), "meter": meter},
             tokens=trainee.tokens,
             metrics=self.metrics,
@@ -225,7 +230,7 @@ class Session:
             agreement=Agreement(self.control, self.interrupts, self.state),
             intervals=Intervals.of(config, self.state.max_steps),
             interrupts=self.interrupts,
-            weigh_items=type(task).num_items is not Task.num_items,
+            weigh_items=type(task).num_items is not Task.num_items and getattr(task, "counts_items", True),
             average_tokens=config.train.average_tokens_across_devices,
             save_on_signal=config.checkpoint.enable_jit_checkpoint,
             **self._shared,
