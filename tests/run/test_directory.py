@@ -132,18 +132,32 @@ def test_the_newest_unfinished_run_of_the_same_config(tmp_path: Path) -> None:
             run_directory.finish(directory, status)
         return directory
 
-    sought = config_hash(CONFIG)
-    assert newest_unfinished(tmp_path, sought) is None
+    assert newest_unfinished(tmp_path, CONFIG) is None
     make("day/done", CONFIG, Status.completed)
     make("day/other", {"a": 1}, Status.failed)
     (tmp_path / "day" / "broken").mkdir()
     (tmp_path / "day" / "broken" / "manifest.json").write_text('{"half')
     run_directory.create(tmp_path / "day" / "empty", exact=True)
-    assert newest_unfinished(tmp_path, sought) is None
+    assert newest_unfinished(tmp_path, CONFIG) is None
     old = make("day/old", CONFIG, Status.preempted, started_at="2020-01-01T00:00:00+00:00")
-    assert newest_unfinished(tmp_path, sought) == old
+    assert newest_unfinished(tmp_path, CONFIG) == old
     killed = make("direct", CONFIG, None, process={"pid": 2**22 + 1, "started": 5})
-    assert newest_unfinished(tmp_path, sought) == killed
+    assert newest_unfinished(tmp_path, CONFIG) == killed
+
+
+def test_a_run_whose_hash_an_older_release_wrote_is_found_by_its_config(tmp_path: Path) -> None:
+    begin(run_directory.create(tmp_path / "run", exact=True), CONFIG, config_hash="0" * 64)
+    run_directory.finish(tmp_path / "run", Status.preempted)
+    assert newest_unfinished(tmp_path, CONFIG) == tmp_path / "run"
+    assert newest_unfinished(tmp_path, {**CONFIG, "optim": {"learning_rate": 2.0}}) is None
+
+
+def test_a_run_that_differs_in_what_may_drift_is_found(tmp_path: Path) -> None:
+    begin(run_directory.create(tmp_path / "run", exact=True), CONFIG)
+    run_directory.finish(tmp_path / "run", Status.preempted)
+    other = {**CONFIG, "optim": {"learning_rate": 2.0}}
+    assert newest_unfinished(tmp_path, other) is None
+    assert newest_unfinished(tmp_path, other, ["optim.learning_rate"]) == tmp_path / "run"
 
 
 def test_a_run_that_is_still_running_is_left_alone(tmp_path: Path) -> None:
@@ -160,9 +174,9 @@ def test_a_run_that_is_still_running_is_left_alone(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         assert run_directory.is_alive(run_directory.read(tmp_path / "run"))
-        assert newest_unfinished(tmp_path, config_hash({"a": 1})) is None
+        assert newest_unfinished(tmp_path, {"a": 1}) is None
         process.kill()
-    assert newest_unfinished(tmp_path, config_hash({"a": 1})) == tmp_path / "run"
+    assert newest_unfinished(tmp_path, {"a": 1}) == tmp_path / "run"
 
 
 def test_the_hash_is_of_what_makes_the_run() -> None:

@@ -90,6 +90,8 @@ class TrainData:
                 "ranks"
             )
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
+        if self.steps_per_epoch is not None and self.step_in_epoch >= self.steps_per_epoch:  # of a longer dataset
+            self.epoch, self.step_in_epoch = self.epoch + 1, 0
 
     @property
     def progress(self) -> float:

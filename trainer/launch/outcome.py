@@ -33,6 +33,8 @@ class Outcome:
     """The rank was still running when the launcher gave up on it."""
     final: bool = False
     """Another attempt would fail the same way: ranks are not restarted."""
+    wrong_config: bool = False
+    """The error is a ConfigError's lines, for the user alone to mend."""
     exception: BaseException | None = None
     """The exception itself; None when it was raised in another process."""
     model: Any = None
@@ -70,13 +72,16 @@ def close(directory: Path, outcome: Outcome) -> None:
 
 def report(directory: Path, outcome: Outcome) -> int:
     """Print the error, if there is one, on one line of stderr; the exit code."""
+    if outcome.wrong_config and os.environ.get("HYDRA_FULL_ERROR") != "1":
+        print(outcome.error, file=sys.stderr)
+        return WRONG_CONFIG
     if outcome.error:
         from ..logging.log_file import FILE
 
         print(f"error: {outcome.error}; traceback: {directory / FILE}", file=sys.stderr)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             print(outcome.trace, file=sys.stderr)
-    return EXIT_CODES[outcome.status]
+    return WRONG_CONFIG if outcome.wrong_config else EXIT_CODES[outcome.status]
 
 
 def append_to_log(directory: Path, text: str) -> None:

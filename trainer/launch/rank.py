@@ -56,10 +56,11 @@ def train(config: Config, directory: Path, objects: Objects | None = None) -> Ou
         except BaseException as error:  # a user's sys.exit() is a failure, too
             return Outcome(
                 status=Status.failed,
-                error=describe(error),
+                error="\n".join(error.lines()) if isinstance(error, ConfigError) else describe(error),
                 trace=traceback.format_exc(),
                 lost_peer=_blames_a_peer(error),
                 final=isinstance(error, ConfigError | CheckpointError),
+                wrong_config=isinstance(error, ConfigError),
                 exception=error,
             )
 

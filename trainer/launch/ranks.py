@@ -61,7 +61,7 @@ def train(config: Config, directory: Path, world: int, objects: Objects | None =
     for number in range(1, config.launch.max_restarts + 2):
         interrupts.last = None
         failed, outcome = first_cause(_outcomes(config, directory, world, objects))
-        if outcome.error and world > 1:
+        if outcome.error and world > 1 and not outcome.wrong_config:
             outcome = replace(outcome, error=f"{rank.name(failed)}: {outcome.error}")
         is_last = number > config.launch.max_restarts or outcome.final or interrupts.last is not None
         if outcome.status is not Status.failed or is_last:

@@ -74,7 +74,7 @@ def train(prepare: Callable[[], Prepared], objects: Any = None) -> tuple[Path, O
         ended = replace(ended, final=True)
     if ended.lost_peer and wait_until_closed(directory):  # the rank that failed first has explained it
         return directory, replace(ended, error=None)
-    if ended.error:
+    if ended.error and not ended.wrong_config:
         ended = replace(ended, error=f"{rank.name(number)}: {ended.error}")
     if number == 0 or ended.error:
         outcome.close(directory, ended)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError, Problem
 from ..schema import Config
 from . import directory as run_directory
+from . import drift
 
 if TYPE_CHECKING:
     from ..config.composer import Composition
@@ -21,7 +22,8 @@ def claim(composition: Composition, config: Config) -> tuple[Path, bool]:
     """The run's directory (created, and claimed by its manifest), and whether it already held this run.
 
     Raises:
-        ConfigError: the directory holds another run, or cannot be made.
+        ConfigError: the directory holds another run, or cannot be made, or the config differs from the checkpoint's in
+            a way that checkpoint.allow_drift does not name.
     """
     path = Path(composition.cfg.hydra.run.dir).absolute()
     key = "hydra.run.dir" if _given(composition, "hydra.run.dir") else "run.output_dir"
@@ -38,6 +40,7 @@ def claim(composition: Composition, config: Config) -> tuple[Path, bool]:
         if requested == AUTO:
             config.checkpoint.resume_from_checkpoint = _trained(composition, config, _root(path))
     if resumable is None or not (resumable / run_directory.MANIFEST).exists():
+        _check_drift(composition, config, None)
         return _make(composition, path, key, exact=given), False
     if requested is None:
         fix = "checkpoint.resume_from_checkpoint=auto (resumes it), or another directory"
@@ -46,6 +49,7 @@ def claim(composition: Composition, config: Config) -> tuple[Path, bool]:
     if run_directory.is_alive(manifest):
         what = f"holds a run that is running now: process {manifest['process']['pid']} on {manifest['host']}"
         raise ConfigError([_problem(composition, key, resumable, what)])
+    _check_drift(composition, config, resumable)
     return resumable.absolute(), True
 
 
@@ -56,8 +60,21 @@ def claim_exactly(composition: Composition, config: Config, path: Path) -> tuple
         ConfigError: the directory holds another run, or cannot be made.
     """
     if config.checkpoint.resume_from_checkpoint is not None and (path / run_directory.MANIFEST).exists():
+        _check_drift(composition, config, path)
         return path, True
+    _check_drift(composition, config, None)
     return _make(composition, path, "hydra.sweep.subdir", exact=True), False
+
+
+def _check_drift(composition: Composition, config: Config, run: Path | None) -> None:
+    """Compare the config with that of the checkpoint which it resumes from, in ``run`` if that is the run's own."""
+    requested = config.checkpoint.resume_from_checkpoint
+    if requested is None or not config.run.do_train:  # an evaluation takes the weights alone
+        return
+    if requested == AUTO:
+        drift.check(composition, config, None if run is None else drift.newest_checkpoint(run), run)
+    else:
+        drift.check(composition, config, Path(requested).expanduser(), _run_of(requested))
 
 
 def _make(composition: Composition, path: Path, key: str, *, exact: bool) -> Path:
@@ -84,7 +101,7 @@ def _given(composition: Composition, key: str) -> bool:
 
 
 def _newest_unfinished(config: Config, root: Path) -> Path | None:
-    found = run_directory.newest_unfinished(root, run_directory.config_hash(config))
+    found = run_directory.newest_unfinished(root, config, config.checkpoint.allow_drift)
     if found is None:
         print(f"no unfinished run with this config under {root}: starting afresh", file=sys.stderr)
     return found
@@ -92,8 +109,7 @@ def _newest_unfinished(config: Config, root: Path) -> Path | None:
 
 def _trained(composition: Composition, config: Config, root: Path) -> str:
     """The run whose weights to evaluate or predict with: the newest that trained with this config."""
-    trained = replace(config, run=replace(config.run, do_train=True))
-    found = run_directory.newest(root, run_directory.config_hash(trained))
+    found = run_directory.newest(root, replace(config, run=replace(config.run, do_train=True)))
     if found is None:
         what, fix = f"there is no run with this config under {root}", "checkpoint.resume_from_checkpoint=PATH"
         raise ConfigError([_problem(composition, "checkpoint.resume_from_checkpoint", Path(AUTO), what, fix)])

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
@@ -21,12 +22,16 @@ from typing import Any
 import yaml
 
 from ..errors import COMMAND_LINE, ConfigError, Problem
+from ..schema import Config
+from ..schema.drift import Values, covers, decisive
 from ..schema.fields import Choice
 from .secrets import mask, mask_overrides
 
 MANIFEST = "manifest.json"
 FILES = (MANIFEST, "config.yaml", "overrides.yaml")
 LOCK = ".lock"
+HASH = "2:"
+"""The hash's version. One of before, a bare number, counted free keys too: then the run's config.yaml is hashed."""
 
 
 class Status(Choice):
@@ -170,22 +175,43 @@ def read(directory: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def newest_unfinished(root: Path, config_hash: str) -> Path | None:
+def newest_unfinished(root: Path, config: Config | Mapping[str, Any], allow_drift: Sequence[str] = ()) -> Path | None:
     """The newest run at most two levels below ``root`` with this config that has not completed and is not running."""
-    return newest(root, config_hash, unfinished=True)
+    return newest(root, config, allow_drift, unfinished=True)
 
 
-def newest(root: Path, config_hash: str, *, unfinished: bool = False) -> Path | None:
-    """The newest run at most two levels below ``root`` with this config."""
+def newest(
+    root: Path, config: Config | Mapping[str, Any], allow_drift: Sequence[str] = (), *, unfinished: bool = False
+) -> Path | None:
+    """The newest run at most two levels below ``root`` that trains as this config says, but for ``allow_drift``."""
     found = [(read(path.parent), path.parent) for depth in ("*/", "*/*/") for path in root.glob(depth + MANIFEST)]
+    sought = config_hash(config, allow_drift)
     runs = [
         (manifest["started_at"], directory)
         for manifest, directory in found
-        if manifest.get("config_hash") == config_hash and manifest.get("started_at")
+        if manifest.get("started_at")
         if not unfinished
         or (manifest.get("status") not in (Status.completed, Status.queued) and not is_alive(manifest))
+        if _hash_of(directory, manifest, allow_drift) == sought
     ]
     return max(runs, key=lambda run: datetime.fromisoformat(run[0]))[1] if runs else None
+
+
+def _hash_of(directory: Path, manifest: dict[str, Any], allow_drift: Sequence[str]) -> str | None:
+    written = str(manifest.get("config_hash"))
+    if written.startswith(HASH) and not allow_drift:
+        return written
+    config = saved_config(directory)
+    return None if config is None else config_hash(config, allow_drift)
+
+
+def saved_config(directory: Path) -> dict[str, Any] | None:
+    """The plain config in a run's config.yaml; None if there is none, or it is not valid."""
+    try:
+        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def is_alive(manifest: dict[str, Any]) -> bool:
@@ -236,24 +262,15 @@ def plain(config: Any) -> Any:
     return json.loads(json.dumps(tree, default=str))
 
 
-def config_hash(config: Any) -> str:
-    """SHA-256 of the part of a config that decides a run's training.
+def decisive_values(config: Config | Mapping[str, Any]) -> Values:
+    """What of a config decides the training, by full key, secrets masked: what a checkpoint keeps of it."""
+    return decisive(mask(plain(config)))
 
-    Left out: where it writes, its name, how it is launched, its reporters, whether it resumes, and what happens to the
-    final weights.
-    """
-    tree = mask(plain(config))
-    tree.pop("launch", None)
-    tree.pop("cluster", None)
-    for section, keys in {
-        "checkpoint": ("resume_from_checkpoint",),
-        "run": ("output_dir", "run_name", "project", "do_eval", "do_predict"),
-        "data": ("predict_dataset",),
-        "logging": ("reporters",),
-    }.items():
-        for key in keys:
-            tree.get(section, {}).pop(key, None)
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+def config_hash(config: Config | Mapping[str, Any], allow_drift: Sequence[str] = ()) -> str:
+    """SHA-256 of what decides the training, without the keys that ``allow_drift`` names."""
+    values = {key: value for key, value in decisive_values(config).items() if not covers(allow_drift, key)}
+    return HASH + hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _process(pid: int | None = None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .fields import Choice, number
 
@@ -41,6 +41,10 @@ class Checkpoint:
     resume_from_checkpoint: str | None = None
     """`auto` (the newest checkpoint of this run's directory, or of the newest unfinished run with the same config) or a
     checkpoint's path (HF: resume_from_checkpoint)."""
+    allow_drift: list[str] = field(default_factory=list)
+    """Keys that a resumed run may change against the checkpoint it resumes from, `[optim.learning_rate]`; a section or
+    a slot stands for everything in it. They take effect: the optimizer gets the new values, the schedule continues by
+    its new definition at the step it has reached. data.train_dataset also allows other data of the same config."""
     ignore_data_skip: bool = False
     """A resumed run begins its epoch's data anew instead of going on after the last batch (HF: ignore_data_skip). The
     steps go on counting, so such a run ends elsewhere than the uninterrupted one."""

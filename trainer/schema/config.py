@@ -11,6 +11,7 @@ from .checkpoint import Checkpoint
 from .compile import Compile
 from .data import Data
 from .evaluation import Evaluation
+from .fields import FREE, Drift
 from .hub import Hub
 from .launch import Launch
 from .logging import Logging
@@ -22,23 +23,27 @@ from .train import Train
 
 @dataclass(kw_only=True, slots=True)
 class Config:
-    """One run, whole. Built by config/composer.py, checked by schema/checks, read by everyone else."""
+    """One run, whole. Built by config/composer.py, checked by schema/checks, read by everyone else.
+
+    The metadata `drift` holds for a section's fields that say nothing else (drift.py), `class_drift` for the class in a
+    slot; both are decisions by default.
+    """
 
     run: Run = field(default_factory=Run)
     train: Train = field(default_factory=Train)
     data: Data = field(default_factory=Data)
-    model: Any = MISSING
+    model: Any = field(default=MISSING, metadata={"class_drift": Drift.incompatible})
     task: Any = MISSING
-    optim: Any = MISSING
+    optim: Any = field(default=MISSING, metadata={"class_drift": Drift.incompatible})
     scheduler: Any = MISSING
     precision: Precision = field(default_factory=Precision)
-    parallel: Any = MISSING
-    memory: Memory = field(default_factory=Memory)
-    compile: Compile = field(default_factory=Compile)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    logging: Logging = field(default_factory=Logging)
-    hub: Hub = field(default_factory=Hub)
-    callbacks: dict[str, Any] = field(default_factory=dict)
-    launch: Launch = field(default_factory=Launch)
-    cluster: Any = None
+    parallel: Any = field(default=MISSING, metadata=FREE)
+    memory: Memory = field(default_factory=Memory, metadata=FREE)
+    compile: Compile = field(default_factory=Compile, metadata=FREE)
+    evaluation: Evaluation = field(default_factory=Evaluation, metadata=FREE)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint, metadata=FREE)
+    logging: Logging = field(default_factory=Logging, metadata=FREE)
+    hub: Hub = field(default_factory=Hub, metadata=FREE)
+    callbacks: dict[str, Any] = field(default_factory=dict, metadata=FREE)
+    launch: Launch = field(default_factory=Launch, metadata=FREE)
+    cluster: Any = field(default=None, metadata=FREE)

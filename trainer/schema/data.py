@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-from .fields import Choice, number
+from .fields import FREE, Choice, Drift, number
 
 
 class SamplingStrategy(Choice):
@@ -34,10 +34,10 @@ class Data:
     """Map-style or iterable dataset; an item is a dict of tensors, numbers or lists, or an (input, target) tuple. An
     iterable one without a length has whole epochs in the logs (HF: shares of max_steps), and its last update of a pass
     takes the micro-batches that are left (HF carries their gradients into the next pass)."""
-    eval_dataset: Any = None
+    eval_dataset: Any = field(default=None, metadata=FREE)
     """Dataset for evaluation; required when evaluation.eval_strategy is not `no`. A mapping of names to datasets gives
     `eval_<name>_loss` and so on, all in one record (HF: a dict as eval_dataset, a record for each)."""
-    predict_dataset: Any = None
+    predict_dataset: Any = field(default=None, metadata=FREE)
     """Dataset for run.do_predict; items need no target."""
     collate_fn: str | None = None
     """Dotted name of a function from a list of items to a batch; it replaces the default collation."""
@@ -61,19 +61,19 @@ class Data:
     """Drop an epoch's last, smaller update, so that all are alike whatever the split into micro-batches and ranks (HF:
     dataloader_drop_last, which drops the smaller micro-batch and keeps an update of fewer). Unlike HF's, it never drops
     evaluation samples."""
-    dataloader_num_workers: int = number(0, minimum=0)
+    dataloader_num_workers: int = number(0, minimum=0, drift=Drift.free)
     """Worker processes that fetch batches; 0 fetches in the training process (HF: dataloader_num_workers)."""
-    dataloader_pin_memory: bool = True
+    dataloader_pin_memory: bool = field(default=True, metadata=FREE)
     """Page-locked batches, for faster copies to a GPU; without effect on a CPU (HF: dataloader_pin_memory)."""
-    dataloader_persistent_workers: bool = False
+    dataloader_persistent_workers: bool = field(default=False, metadata=FREE)
     """Keep the workers alive from epoch to epoch (HF: dataloader_persistent_workers)."""
-    dataloader_prefetch_factor: int | None = number(None, minimum=1)
+    dataloader_prefetch_factor: int | None = number(None, minimum=1, drift=Drift.free)
     """Batches that each worker fetches ahead; torch's default is 2 (HF: dataloader_prefetch_factor)."""
-    dataloader_in_order: bool = True
+    dataloader_in_order: bool = field(default=True, metadata=FREE)
     """False: a worker never waits for a slower one, and the micro-batches of an update come as they are ready; updates
     keep their samples and their order (HF: dataloader_in_order, which mixes those too). Sums then differ in the last
     bits from run to run."""
-    dataloader_multiprocessing_context: MultiprocessingContext | None = None
+    dataloader_multiprocessing_context: MultiprocessingContext | None = field(default=None, metadata=FREE)
     """How workers start; None is the platform's default (HF: dataloader_multiprocessing_context)."""
 
 

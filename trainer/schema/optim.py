@@ -6,10 +6,10 @@ packages are in optim_packages.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from .fields import number
+from .fields import FREE, number
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,8 +44,8 @@ class AdamW(AdamLike):
 
     _target_: str = "torch.optim.AdamW"
     amsgrad: bool = False
-    foreach: bool | None = None
-    fused: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
+    fused: bool | None = field(default=None, metadata=FREE)
     """One kernel for all parameters; equal to the default to about 1e-6, not to the bit."""
     maximize: bool = False
 
@@ -56,8 +56,8 @@ class Adam(AdamLike):
 
     _target_: str = "torch.optim.Adam"
     amsgrad: bool = False
-    foreach: bool | None = None
-    fused: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
+    fused: bool | None = field(default=None, metadata=FREE)
     maximize: bool = False
 
 
@@ -68,7 +68,7 @@ class NAdam(AdamLike):
     _target_: str = "torch.optim.NAdam"
     momentum_decay: float = number(4e-3, minimum=0)
     decoupled_weight_decay: bool = False
-    foreach: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
     maximize: bool = False
 
 
@@ -78,7 +78,7 @@ class RAdam(AdamLike):
 
     _target_: str = "torch.optim.RAdam"
     decoupled_weight_decay: bool = False
-    foreach: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
     maximize: bool = False
 
 
@@ -87,7 +87,7 @@ class Adamax(AdamLike):
     """torch.optim.Adamax (Kingma and Ba 2015)."""
 
     _target_: str = "torch.optim.Adamax"
-    foreach: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
     maximize: bool = False
 
 
@@ -98,7 +98,7 @@ class Adadelta(Optim):
     _target_: str = "torch.optim.Adadelta"
     rho: float = number(0.9, minimum=0, maximum=1)
     eps: float = number(1e-6, minimum=0)
-    foreach: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
     maximize: bool = False
 
 
@@ -110,7 +110,7 @@ class ASGD(Optim):
     lambd: float = number(1e-4)
     alpha: float = number(0.75)
     t0: float = number(1e6)
-    foreach: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
     maximize: bool = False
 
 
@@ -123,7 +123,7 @@ class Rprop(Optim):
     """Factors of a step size when a gradient's sign changes and when it does not; default (0.5, 1.2)."""
     step_sizes: list[float] | None = None
     """The least and the greatest step size; default (1e-6, 50)."""
-    foreach: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
     maximize: bool = False
 
 
@@ -151,8 +151,8 @@ class SGD(Optim):
     momentum: float = number(0.0, minimum=0)
     dampening: float = number(0.0)
     nesterov: bool = False
-    foreach: bool | None = None
-    fused: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
+    fused: bool | None = field(default=None, metadata=FREE)
     maximize: bool = False
 
 
@@ -172,8 +172,8 @@ class Adagrad(Optim):
     lr_decay: float = number(0.0, minimum=0)
     initial_accumulator_value: float = number(0.0, minimum=0)
     eps: float = number(1e-10, minimum=0)
-    foreach: bool | None = None
-    fused: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
+    fused: bool | None = field(default=None, metadata=FREE)
     maximize: bool = False
 
 
@@ -186,7 +186,7 @@ class RMSprop(Optim):
     eps: float = number(1e-8, minimum=0)
     momentum: float = number(0.0, minimum=0)
     centered: bool = False
-    foreach: bool | None = None
+    foreach: bool | None = field(default=None, metadata=FREE)
     maximize: bool = False
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .fields import FREE
+
 IGNORE_INDEX = -100
 """The target that no loss counts (torch: cross_entropy's `ignore_index`), and what ragged targets, and ragged arrays of
 an evaluation, are padded with (as in Hugging Face's collators and Trainer)."""
@@ -24,7 +26,7 @@ class Classification:
     """Cross entropy of logits and class indices."""
 
     _target_: str = "trainer.task.classification.Classification"
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict, metadata=FREE)
     """Named torchmetrics targets, fed (logits, targets) in evaluation: `eval_<name>`."""
 
 
@@ -33,5 +35,5 @@ class Regression:
     """Mean squared error of outputs and targets."""
 
     _target_: str = "trainer.task.regression.Regression"
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict, metadata=FREE)
     """Named torchmetrics targets, fed (outputs, targets) in evaluation: `eval_<name>`."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .fields import Choice, number
+from .fields import FREE, Choice, number
 
 
 class NanPolicy(Choice):
@@ -41,7 +41,7 @@ class Train:
     neftune_noise_alpha: float | None = number(None, above=0)
     """Adds uniform noise in +-alpha / sqrt(sequence length * width) to the input embeddings while training (HF:
     neftune_noise_alpha; Jain et al. 2023)."""
-    auto_find_batch_size: bool = False
+    auto_find_batch_size: bool = field(default=False, metadata=FREE)
     """When memory runs out, start over from step 0 with 0.9 times per_device_train_batch_size, rounded down (HF:
     auto_find_batch_size). The config keeps its number; the log and the manifest's `train_batch_size` say what fits. All
     ranks shrink together. A run that goes on from a checkpoint keeps that checkpoint's size."""

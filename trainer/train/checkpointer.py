@@ -17,15 +17,20 @@ from ..checkpoint import store
 from ..checkpoint.background import Background
 from ..checkpoint.export import export_weights
 from ..checkpoint.shard import Shard
-from ..errors import CheckpointError
+from ..data.fingerprint import Fingerprint, compare
+from ..errors import CheckpointError, ConfigError, Problem
 from ..events import Events
 from ..logging.jsonl import MetricsFile
 from ..optim import averages
 from ..parallel.engine import Engine
+from ..schema import Config
 from ..schema.checkpoint import Checkpoint
+from ..schema.drift import covers
 from ..state import Control, State
+from .config_drift import ConfigDrift
 from .tokens import TokenCounter
 
+TRAIN_DATASET = "data.train_dataset"
 logger = logging.getLogger(__name__)
 
 
@@ -59,12 +64,17 @@ class Checkpointer:
     tokens: TokenCounter | None
     metrics: MetricsFile | None
     """On rank 0, to drop what was written after the checkpoint that is loaded."""
+    config: Config
+    fingerprint: Fingerprint | None
+    """Of the training data."""
     background: Background[Path] | None = None
     """With checkpoint.async_save."""
     root: Path = field(init=False)
+    drift: ConfigDrift = field(init=False)
 
     def __post_init__(self) -> None:
         self.root = self.directory / "checkpoints"
+        self.drift = ConfigDrift(self.config, self.optimizer, self.parts["scheduler"])
 
     def save(self) -> None:
         """Save a checkpoint of this step, then delete the oldest beyond checkpoint.save_total_limit."""
@@ -88,6 +98,8 @@ class Checkpointer:
                 "engine": meta,
                 **{name: deepcopy(part.state_dict()) for name, part in self.parts.items()},
                 "only_model": self.node.save_only_model,
+                "config": self.drift.values,
+                "fingerprint": self.fingerprint,
             },
             rank_state={name: part.state_dict() for name, part in self.rank_parts.items()},
             protect=[state.step, *filter(None, [state.best_checkpoint])],
@@ -132,27 +144,55 @@ class Checkpointer:
     def load(self, path: Path, *, data: bool = True) -> None:
         """Restore everything as it was at the end of the checkpoint's step; ``data=False``: but the place in the data.
 
-        Raises CheckpointError if the checkpoint cannot be resumed from.
+        Keys of the config that differ from the checkpoint's take effect.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be resumed from.
+            ConfigError: it was written with other training data, which checkpoint.allow_drift does not name.
         """
         saved = store.load(path, verified=True)
         if saved.state["only_model"]:
             raise CheckpointError(
                 f"{path} was saved with checkpoint.save_only_model=true: it has weights, but no state to resume from"
             )
-        self.engine.load_state(saved.reader, saved.state["engine"])
+        self._check_data(path, saved.state.get("fingerprint"))
+        changed = self.drift.since(saved.state.get("config"))
+        self.engine.load_state(saved.reader, self.drift.engine_state(saved.state["engine"], changed))
         averages.train_weights(self.optimizer)
         self.state.load_state_dict(saved.state["state"])
         for name, part in self.parts.items():
             wanted = {"data": data, "callbacks": self.node.restore_callback_states_from_checkpoint}
-            if wanted.get(name, True) and name in saved.state:  # older versions had no meter there
+            if not wanted.get(name, True) or name not in saved.state:  # older versions had no meter there
+                continue
+            if name == "scheduler" and changed:
+                self.drift.restore_schedule(saved.state[name], changed, self.state)
+            elif name == "data":
+                part.load_state_dict(self.drift.place(saved.state[name], part, changed))
+            else:
                 part.load_state_dict(saved.state[name])
         if self.tokens is not None:
             self.tokens.restore(self.state.num_input_tokens_seen)
         if saved.rank_state is not None:
             for name, part in self.rank_parts.items():
+                if name == "rng" and "run.seed" in changed:
+                    continue
                 part.load_state_dict(saved.rank_state[name])
         if self.metrics:
             self.metrics.truncate(self.state.step)
+
+    def _check_data(self, path: Path, saved: Fingerprint | None) -> None:
+        allowed = self.node.allow_drift
+        if saved is None or covers(allowed, TRAIN_DATASET) or any(covers([TRAIN_DATASET], key) for key in allowed):
+            return
+        differences = distributed.broadcast(compare(saved, self.fingerprint or saved))
+        if differences:
+            problem = Problem(
+                key=TRAIN_DATASET,
+                origin=str(path),
+                what=f"the checkpoint was written with other data: {'; '.join(differences)}",
+                fix=f"checkpoint.allow_drift=[{','.join([*self.node.allow_drift, TRAIN_DATASET])}]",
+            )
+            raise ConfigError([problem])
 
     def load_weights(self, path: Path) -> dict[str, Any]:
         """Load a verified checkpoint's weights alone, to evaluate or export; returns its state.json."""

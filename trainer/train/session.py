@@ -16,6 +16,7 @@ from ..callbacks.callback import TrainingParts
 from ..checkpoint import store
 from ..checkpoint.background import Background
 from ..checkpoint.best import Best
+from ..data.fingerprint import fingerprint
 from ..distributed.device import device_name, repeat_exactly, this_device
 from ..errors import describe
 from ..logging.jsonl import MetricsFile
@@ -136,6 +137,7 @@ class Session:
         if config.train.auto_find_batch_size:
             distributed.keep_store()
         self.data, self.evaluator = parts.build_data(config, objects, sources, self.trainee, self.batch_size)
+        self.fingerprint = fingerprint(sources.train_dataset, run_directory.plain(config)["data"]["train_dataset"])
         self._count_steps()
         self.best = Best.of(config.checkpoint, several=any(parts.eval_names(config, objects)))
         mode: Literal["min", "max"] = "max" if self.best.greater_is_better else "min"
@@ -197,6 +199,8 @@ class Session:
             rank_parts={"rng": Generators(), "meter": meter},
             tokens=trainee.tokens,
             metrics=self.metrics,
+            config=config,
+            fingerprint=self.fingerprint,
             background=background,
             **self._shared,
         )

@@ -71,7 +71,7 @@ def _compare(key: str, value: float, limits: Any) -> Problem | None:
     if ok:
         return None
     words = {"minimum": "at least", "above": "above", "maximum": "at most", "below": "below"}
-    allowed = " and ".join(f"{words[k]} {limit}" for k, limit in limits.items())
+    allowed = " and ".join(f"{words[k]} {limit}" for k, limit in limits.items() if k in words)
     return outside(key, value, "is out of range" if is_finite(value) else "is not a finite number", allowed)
 
 

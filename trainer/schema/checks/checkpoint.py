@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
-from ...errors import Problem
+from ...errors import Problem, closest
 from .. import callbacks, scheduler, task
 from ..checkpoint import SaveStrategy
 from ..config import Config
 from ..data import named_sets
+from ..drift import leaves_of
 from ..evaluation import IntervalStrategy
 from .bounds import is_finite
 from .evaluation import evaluates, needs_evaluation
@@ -91,4 +93,18 @@ def nodes(config: Config) -> Iterator[Problem]:
         yield wrong("checkpoint.save_on_each_node", True, what, fix="checkpoint.save_on_each_node=false")
 
 
-RULES = (best_needs_evaluation, best_model, best_metric, nodes)
+def allowed_drift(config: Config) -> Iterator[Problem]:
+    """checkpoint.allow_drift names keys that this config has."""
+    key, given = "checkpoint.allow_drift", config.checkpoint.allow_drift
+    if not given:
+        return
+    names = set(leaves_of(asdict(config)))
+    for name in list(names):
+        names.update(name[:end] for end, letter in enumerate(name) if letter == ".")
+    for entry in given:
+        if entry not in names:
+            what = f"there is no key {entry}"
+            yield Problem(key=key, value=given, what=what, suggestion=closest(entry, names))
+
+
+RULES = (best_needs_evaluation, best_model, best_metric, nodes, allowed_drift)
