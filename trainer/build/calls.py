@@ -14,7 +14,8 @@ from ..schema import OPTIONS, Config
 from ..schema.data import named_sets
 from ..schema.optim_args import BETAS, parse
 from ..schema.tree import slots
-from .policy import locate, refusal
+from .build import SPECIAL
+from .policy import Refused, check_name, locate
 
 
 def functions(config: Config) -> list[tuple[str, str]]:
@@ -50,18 +51,15 @@ def _objects(config: Config) -> Iterator[tuple[str, Any]]:
 
 def _targets(key: str, node: Any) -> Iterator[tuple[str, Any]]:
     """(key, value) of every `_target_` at any depth."""
-    items: Any = ()
-    if is_dataclass(node) and not isinstance(node, type):
-        items = [(f.name, getattr(node, f.name)) for f in fields(node)]
-    elif isinstance(node, dict):
-        items = node.items()
-    elif isinstance(node, list | tuple):
-        items = enumerate(node)
-    for name, value in items:
+    for name, value in _items(node):
         if name == "_target_":
             yield f"{key}.{name}", value
         else:
             yield from _targets(f"{key}.{name}", value)
+
+
+def _default_target(node: Any) -> Any:
+    return next(f.default for f in fields(node) if f.name == "_target_")
 
 
 CORE = ("torch", "trainer")
@@ -74,8 +72,8 @@ def check_names(config: Config) -> Iterator[Problem]:
         (k, v)
         for key, node in _objects(config)
         for k, v in _targets(key, node)
-        # an option's own target is ours; config/machine.py looks for its package
-        if not (is_dataclass(node) and k == f"{key}._target_")
+        # an option's own target is on the list; config/machine.py looks for its package
+        if not (is_dataclass(node) and k == f"{key}._target_" and v == _default_target(node))
     ]
     named += functions(config)
     for key, name in named:
@@ -83,11 +81,48 @@ def check_names(config: Config) -> Iterator[Problem]:
             yield Problem(
                 key=key, value=name, what="is not the dotted name of a class or function, as package.module.Class"
             )
-        elif reason := refusal(name):
-            yield Problem(key=key, value=name, what=reason)
+        elif refused := _refused(key, name):
+            yield refused
         elif name.split(".")[0] not in (*CORE, *sys.modules) and find_spec(name.split(".")[0]) is None:
             package = name.split(".")[0]
             yield Problem(key=key, value=name, what=f"there is no package {package} here", fix=f"pip install {package}")
+    if not config.run.trust_remote_code:
+        for key, node in _objects(config):
+            yield from _remote_code(key, node)
+
+
+REMOTE_CODE: dict[str, Callable[[Any], bool]] = {
+    "trust_remote_code": bool,
+    "weights_only": lambda value: value is not None and not value,
+    "allow_pickle": bool,
+    "use_kernels": bool,
+    # a kernel from the Hub: OWNER/REPOSITORY
+    "attn_implementation": lambda value: isinstance(value, str) and "/" in value,
+}
+"""Arguments with which transformers, datasets, torch or numpy run code out of what they load, and when they do."""
+
+
+def _remote_code(key: str, node: Any) -> Iterator[Problem]:
+    """What would run code that comes with a model or a data set."""
+    fix = "run.trust_remote_code=true on the command line"
+    for name, value in _items(node):
+        inner = f"{key}.{name}"
+        if REMOTE_CODE.get(str(name), lambda _: False)(value):
+            yield Problem(key=inner, value=value, what="runs code that comes with what it loads", fix=fix)
+        yield from _remote_code(inner, value)
+    if isinstance(node, dict) and node.get("_target_") == "datasets.load_dataset":
+        path = node.get("path", next(iter(node.get("_args_", ())), ""))
+        if path in ("pandas", "spark", "sql", "generator") or str(path).endswith(".py"):
+            what = "runs code: this format is read with pickle, SQL or a script"
+            yield Problem(key=f"{key}.path", value=path, what=what, fix=fix)
+
+
+def _items(node: Any) -> list[tuple[Any, Any]]:
+    if is_dataclass(node) and not isinstance(node, type):
+        return [(f.name, getattr(node, f.name)) for f in fields(node)]
+    if isinstance(node, dict):
+        return list(node.items())
+    return list(enumerate(node)) if isinstance(node, list | tuple) else []
 
 
 RUNTIME: dict[str, tuple[str, ...]] = {
@@ -96,8 +131,6 @@ RUNTIME: dict[str, tuple[str, ...]] = {
     "parallel": ("precision", "device"),
 }
 """What the runner passes to a foreign object besides its own keys, as positional arguments or under these names."""
-
-SPECIAL = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
 
 def check_calls(config: Config) -> Iterator[Problem]:
@@ -147,11 +180,19 @@ def _check_optim_args(node: Any) -> Iterator[Problem]:
             yield Problem(key=key, value=node.optim_args, what=what, allowed=allowed, suggestion=guess)
 
 
+def _refused(key: str, name: str) -> Problem | None:
+    try:
+        check_name(name)
+    except Refused as error:
+        return Problem(key=key, value=name, what=error.reason, fix=error.fix)
+    return None
+
+
 def _import(key: str, name: str) -> tuple[Any, Problem | None]:
     try:
         return locate(name), None
-    except ValueError as error:
-        return None, Problem(key=key, value=name, what=str(error).removeprefix(name).strip())
+    except Refused as error:
+        return None, Problem(key=key, value=name, what=error.reason, fix=error.fix)
     except (Exception, SystemExit) as error:  # importing runs the user's module: it may raise anything
         reason = " ".join(str(error).split()) or "no reason given"
         return None, Problem(key=key, value=name, what=f"cannot be imported: {type(error).__name__}: {reason}")
@@ -171,7 +212,7 @@ def _check_call(key: str, node: dict[str, Any], runtime: tuple[str, ...]) -> Ite
     else:
         yield from _check_arguments(key, node, runtime, found)
     for child, value in node.items():
-        if child not in SPECIAL:
+        if child not in SPECIAL or child == "_args_":
             yield from _nested_calls(f"{key}.{child}", value)
 
 

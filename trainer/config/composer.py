@@ -15,11 +15,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..build import calls
+from ..build import calls, policy
 from ..errors import COMMAND_LINE, ConfigError, Problem
 from ..schema import Config
 from ..schema.checks.check import check
-from . import defaults, hydra, inline, machine, overrides, settings, sources
+from . import defaults, hydra, inline, machine, overrides, settings, sources, trust
 from .assign import Assigner
 from .conversion import convert
 from .draft import Draft
@@ -165,8 +165,12 @@ def _finish(parsed: list[Override], draft: Draft) -> Config | None:
     draft.problems += without_target(draft.cfg, draft.repo)
     for problem in inline.deepspeed_file(draft.cfg, draft.origins):
         draft.refuse(problem.key, problem)
+    for problem in trust.check(draft):
+        draft.refuse(problem.key, problem)
     config = convert(draft)
     if config is not None:
+        if not draft.is_refused(policy.ALLOW):
+            policy.permit(config.run.allow_packages)
         for problem in [*check(config, machine.RULES), *calls.check_names(config)]:
             if not any(map(draft.is_refused, (problem.key, *problem.related))):
                 draft.problems.append(problem)

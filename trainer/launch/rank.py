@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..build.policy import permit
 from ..errors import CheckpointError, ConfigError, describe
 from ..run.directory import Status
 from ..schema import Config
@@ -40,6 +41,7 @@ def train(config: Config, directory: Path, objects: Objects | None = None) -> Ou
     """
     rank = int(os.environ.get("RANK", 0))
     with signals_held():
+        permit(config.run.allow_packages)
         try:
             from ..logging.log_file import log_file
 

@@ -38,3 +38,9 @@ class Run:
     data's order, and `test_*` metrics where it has labels (HF: do_predict, for scripts to read)."""
     use_cpu: bool = field(default=False, metadata=FREE)
     """Train on the CPU although accelerators are visible (HF: use_cpu)."""
+    allow_packages: list[str] = field(default_factory=list)
+    """Installed packages, or modules of them, of which a `_target_` may name anything: `[sentence_transformers]`. A
+    class of a slot's type and your own code need no entry. Taken only from the command line and the project's conf/."""
+    trust_remote_code: bool = False
+    """Let a `_target_` run code that comes with a model or a data set: `trust_remote_code: true`,
+    `weights_only: false`, `allow_pickle: true`. Taken only from the command line."""
