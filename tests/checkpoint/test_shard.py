@@ -158,7 +158,7 @@ def test_files_that_disagree_or_are_not_ours_are_refused(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match=r"rank-00001.*a is torch.float32 \(5,\) here"):
         ShardReader(tmp_path)
     (tmp_path / shard.file_name(1)).write_bytes(b"not safetensors at all")
-    with pytest.raises(CheckpointError, match=r"rank-00001.safetensors: not one of our"):
+    with pytest.raises(CheckpointError, match=r"rank-00001.safetensors: is not a safetensors file of a checkpoint"):
         ShardReader(tmp_path)
 
 

@@ -9,7 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -156,6 +156,67 @@ def test_all_damaged_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:
         (save(tmp_path, step) / "state.json").unlink()
     with pytest.raises(CheckpointError, match=r"no checkpoint is whole: .*checkpoint-2/state.json.*checkpoint-1/state"):
         store.newest(tmp_path)
+
+
+def edit(path: Path, **changes: object) -> None:
+    """Change the manifest and give it the digest that belongs to it; None removes a key."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["digest"]
+    manifest = {key: value for key, value in (manifest | changes).items() if value is not None}
+    (path / "manifest.json").write_text(json.dumps(manifest | {"digest": store._digest(manifest)}))
+
+
+def replace_by_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def replace_by_link(path: Path) -> None:
+    shutil.move(path, path.parents[1] / "elsewhere")
+    path.symlink_to(path.parents[1] / "elsewhere")
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "manifest is a fifo": (lambda p: replace_by_fifo(p / "manifest.json"), "manifest.json cannot be read: OSError: it"),
+    "state is a fifo": (lambda p: replace_by_fifo(p / "state.json"), "state.json: cannot be read: it is not a regular"),
+    "manifest is a link": (lambda p: replace_by_link(p / "manifest.json"), "is a link out of the checkpoint"),
+    "shard is a link": (lambda p: replace_by_link(p / "rank-00000.safetensors"), "is a link out of the checkpoint"),
+    "manifest is a directory": (lambda p: ((p / "manifest.json").unlink(), (p / "manifest.json").mkdir()), "regular"),
+    "manifest is nested deep": (lambda p: (p / "manifest.json").write_text("[" * 100_000), "RecursionError"),
+    "manifest is a nested object": (lambda p: (p / "manifest.json").write_text('{"a":' * 100_000), "RecursionError"),
+    "no step": (lambda p: edit(p, step=None), "has no step"),
+    "step is text": (lambda p: edit(p, step="9"), "has no step"),
+    "no format": (lambda p: edit(p, format=None), "has no format"),
+    "no world size": (lambda p: edit(p, world_size=None), "has no world_size"),
+    "other world size": (lambda p: edit(p, world_size=10**9), "lists 3 files of 1000000000 ranks"),
+    "no files": (lambda p: edit(p, files=None), "lists no state.json"),
+    "files is a list": (lambda p: edit(p, files=["state.json"]), "lists no state.json"),
+    "absolute": (lambda p: edit(p, files={"state.json": {}, "/etc/passwd": {}, "a": {}}), "not a checkpoint's file"),
+    "parent": (lambda p: edit(p, files={"state.json": {}, "../x": {}, "a": {}}), "'../x', which is not"),
+    "no checksum": (lambda p: edit(p, files={"state.json": {}, "rank-0.json": {}, "rank-1.json": {}}), "no size and"),
+    "other step": (lambda p: edit(p, step=6), "holds step 6: the directory was renamed"),
+}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_directory_is_one_line_and_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
+    save(tmp_path, 5)
+    action, words = DAMAGE[damage]
+    action(save(tmp_path, 9))
+    path, (line,) = store.newest(tmp_path)
+    assert path == tmp_path / "checkpoint-5"
+    assert words in line
+    assert "\n" not in line
+    assert len(line) < 500
+
+
+def test_a_renamed_directory_is_damaged(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    save(tmp_path, 6).rename(tmp_path / "checkpoint-99")
+    path, (line,) = store.newest(tmp_path)
+    assert path == tmp_path / "checkpoint-5"
+    assert "checkpoint-99: holds step 6: the directory was renamed" in line
 
 
 # Kill -9 ------------------------------------------------------------------------------------------------------

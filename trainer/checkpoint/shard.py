@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, describe
 from . import files
 
 _NAMES = {
@@ -137,8 +137,9 @@ class ShardReader:
                 pieces = json.loads((file.metadata() or {}).get("pieces", "{}"))
                 for key in file.keys():  # noqa: SIM118 - not a dict
                     self._add(file, key, pieces.get(key))
-            except (SafetensorError, KeyError, ValueError) as error:
-                raise CheckpointError(f"{path}: not one of our safetensors files: {error}") from error
+            except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+                what = f"{path}: is not a safetensors file of a checkpoint: {describe(error)[:200]}"
+                raise CheckpointError(what) from error
         for entry in self._entries.values():
             entry.pieces.sort(key=lambda piece: (piece.start, -piece.stop))
 

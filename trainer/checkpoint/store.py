@@ -23,13 +23,14 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import distributed
-from ..errors import CheckpointError
+from ..errors import CheckpointError, describe
 from . import files, shard
 from .failpoints import failpoint
 from .shard import Shard, ShardReader
@@ -37,7 +38,10 @@ from .shard import Shard, ShardReader
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
+MANIFEST_LIMIT = 64 << 20
+"""Bytes; a manifest has about 120 for each file, two files for each rank."""
 _NAME = re.compile(r"checkpoint-(\d+)")
+_FILE = re.compile(r"state\.json|rank-\d+\.(safetensors|json)")
 _T = TypeVar("_T")
 
 
@@ -150,24 +154,64 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
+        manifest: dict[str, Any] = json.loads(_content(path / MANIFEST, MANIFEST_LIMIT))
         digest = manifest.pop("digest")
+        intact = digest == _digest(manifest)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: {MANIFEST} is missing: the checkpoint is incomplete") from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: {MANIFEST} cannot be read: {error!r}") from error
-    if digest != _digest(manifest):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {MANIFEST} cannot be read: {describe(error)[:200]}") from error
+    if not intact:
         raise CheckpointError(f"{path}: {MANIFEST} does not match its own digest: damaged or edited")
-    if manifest["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path}: format {manifest['format']} is from a newer release; this one reads formats up to {FORMAT}"
-        )
+    _check_manifest(path, manifest)
     return manifest
+
+
+def _check_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    version = manifest.get("format")
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path}: {MANIFEST} has no format")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{path}: format {version} is from a newer release; this one reads formats up to {FORMAT}"
+        )
+    for name in ("step", "world_size"):
+        if not isinstance(manifest.get(name), int):
+            raise CheckpointError(f"{path}: {MANIFEST} has no {name}")
+    if (named := _NAME.fullmatch(path.name)) and int(named[1]) != manifest["step"]:
+        raise CheckpointError(f"{path}: holds step {manifest['step']}: the directory was renamed")
+    records = manifest.get("files")
+    if not isinstance(records, dict) or STATE not in records:
+        raise CheckpointError(f"{path}: {MANIFEST} lists no {STATE}")
+    if len(records) != 2 * manifest["world_size"] + 1:
+        raise CheckpointError(f"{path}: {MANIFEST} lists {len(records)} files of {manifest['world_size']} ranks")
+    if strange := [name for name in records if _FILE.fullmatch(name) is None]:
+        raise CheckpointError(f"{path}: {MANIFEST} lists {strange[0]!r}, which is not a checkpoint's file")
+    for name, record in records.items():
+        if not isinstance(record, dict) or record.keys() != {"size", "sha256"}:
+            raise CheckpointError(f"{path}: {MANIFEST} has no size and sha256 of {name}")
+
+
+def _content(path: Path, limit: int) -> bytes:
+    """The content of a file of at most ``limit`` bytes."""
+    if _size(path) > limit:
+        raise OSError(f"it has more than {limit} bytes")
+    return path.read_bytes()
+
+
+def _size(path: Path) -> int:
+    """The size of a regular file in its own directory: a FIFO would block, and a link may lead anywhere."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is not a regular file")
+    if path.resolve().parent != path.parent.resolve():
+        raise OSError("it is a link out of the checkpoint")
+    return status.st_size
 
 
 def _verify_file(path: Path, expected: files.Written) -> None:
     try:
-        size = path.stat().st_size
+        size = _size(path)
         if size != expected.size:
             raise CheckpointError(f"{path}: {size} bytes, not {expected.size} as written")
         if files.read(path) != expected:
@@ -185,9 +229,19 @@ def load(path: Path, *, verified: bool = False) -> Saved:
     manifest = read_manifest(path)
     rank_state = None
     if manifest["world_size"] == distributed.world_size():
-        rank_state = json.loads((path / f"rank-{distributed.rank():05d}.json").read_bytes())
-    state = json.loads((path / STATE).read_bytes())
+        rank_state = _read_json(path / f"rank-{distributed.rank():05d}.json")
+    state = _read_json(path / STATE)
     return Saved(path, manifest["step"], manifest["world_size"], state, rank_state, ShardReader(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {describe(error)[:200]}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: is not a JSON object")
+    return content
 
 
 def newest(root: Path) -> tuple[Path | None, list[str]]:
