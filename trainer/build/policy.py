@@ -107,7 +107,7 @@ def _is_permitted(name: str) -> bool:
 @cache
 def _option_targets() -> frozenset[str]:
     classes = [cls for options in OPTIONS.values() for cls in options.values()]
-    return frozenset(f.default for cls in classes for f in fields(cls) if f.name == "_target_")
+    return frozenset(str(f.default) for cls in classes for f in fields(cls) if f.name == "_target_")
 
 
 def _refusal(name: str) -> Refused | None:
