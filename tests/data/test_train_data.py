@@ -182,3 +182,49 @@ def test_an_unsized_dataset_needs_max_steps() -> None:
 @pytest.mark.parametrize(("epochs", "steps"), [(3.0, 15), (0.5, 3), (1.1, 6)])
 def test_max_steps_is_the_trainers_arithmetic(epochs: float, steps: int) -> None:
     assert loader(Quiet()).max_steps(-1, epochs) == steps
+
+
+class Short(IterableDataset[Tensor]):
+    """A stream that may be read once: the second iter() continues where the first has ended."""
+
+    def __init__(self, samples: int) -> None:
+        self.rest = iter(range(samples))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (torch.tensor([float(i)]) for i in self.rest)
+
+
+@pytest.mark.parametrize(
+    ("samples", "epoch", "start", "expected"),
+    [
+        (0, 0, 0, "no update in epoch 1: it yields no sample"),
+        (2, 0, 0, "its 2 samples are fewer than the 3 of an update, and data.dataloader_drop_last=true drops them"),
+        (0, 1, 0, r"in epoch 2: it yields no sample; an IterableDataset must start again whenever iter\(\) is called"),
+        (4, 0, 2, "after its first 2 x 3 samples, where the checkpoint was saved"),
+    ],
+)
+def test_an_epoch_without_an_update_is_an_error(samples: int, epoch: int, start: int, expected: str) -> None:
+    data = loader(Short(samples), dataloader_drop_last=True)
+    data.epoch, data.step_in_epoch = epoch, start
+    with pytest.raises(ValueError, match=expected):
+        list(data.steps())
+
+
+def test_a_dataset_that_has_become_shorter_is_an_error() -> None:
+    data = loader(Quiet())
+    data.step_in_epoch = 5
+    with pytest.raises(ValueError, match="it was longer then"):
+        list(data.steps())
+
+
+def test_a_stream_that_can_be_read_once_ends_the_second_epoch() -> None:
+    data = loader(Short(7))
+    assert len(list(data.steps())) == 3
+    with pytest.raises(ValueError, match="must start again"):
+        list(data.steps())
+
+
+def test_drop_last_of_all_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"drops all 13 samples of data\.train_dataset: a batch has 14 \(7 x 2 ranks\)"):
+        loader(Quiet(), micro=7, world=2, dataloader_drop_last=True)
+    assert loader(Quiet(), micro=6, accumulation=3, world=2, dataloader_drop_last=True).steps_per_epoch == 1

@@ -29,13 +29,21 @@ class TrainData:
     def __init__(
         self, dataset: Any, layout: BatchLayout, node: Data, *, collate: Collate | None, seed: int, device: torch.device
     ) -> None:
-        """Raises ValueError for an empty dataset, and for settings that an iterable dataset cannot have."""
+        """Raises ValueError for an empty dataset, for one of which data.dataloader_drop_last leaves nothing, and for
+        settings that an iterable dataset cannot have."""
         self.dataset, self.layout, self.node, self.seed, self.device = dataset, layout, node, seed, device
         self.fetch = Fetch(dataset, collate, seed)
         self.iterable = isinstance(dataset, IterableDataset)
         self.num_samples = len(dataset) if hasattr(dataset, "__len__") else None
         if self.num_samples == 0:
             raise ValueError("data.train_dataset is empty")
+        batch = layout.micro_batch_size * layout.world_size
+        if node.dataloader_drop_last and self.num_samples is not None and self.num_samples < batch:
+            raise ValueError(
+                f"data.dataloader_drop_last=true drops all {self.num_samples} samples of data.train_dataset: a batch has "
+                f"{batch} ({layout.micro_batch_size} x {layout.world_size} ranks); fix: "
+                "data.dataloader_drop_last=false, or a smaller train.per_device_train_batch_size"
+            )
         if self.iterable:
             _check_iterable(node)
         self.steps_per_epoch = (
@@ -50,6 +58,8 @@ class TrainData:
         self.step_in_epoch = 0
         self._workers: DataLoader[Any] | None = None
         self._keys = Keys()
+        self._read = 0
+        """Samples of a stream's last update that was read."""
 
     def max_steps(self, max_steps: int, num_train_epochs: float) -> int:
         """Updates of the whole run, as the Trainer counts them."""
@@ -63,13 +73,31 @@ class TrainData:
         """This rank's micro-batches of each update to the end of the current epoch, and whether it is the epoch's last.
 
         The cursor moves on before an update is yielded: saved at the end of that step, it points at the next one.
+        Raises ValueError where there is no update, which would be so for ever.
         """
+        start, empty = self.step_in_epoch, True
         for micro_batches, last in self._from_stream() if self.iterable else self._from_map():
             if last:
                 self.epoch, self.step_in_epoch = self.epoch + 1, 0
             else:
                 self.step_in_epoch += 1
+            empty = False
             yield micro_batches, last
+        if empty:
+            raise ValueError(self._why_empty(start))
+
+    def _why_empty(self, start: int) -> str:
+        """Why the current epoch has no update from step ``start`` on."""
+        what, size = f"data.train_dataset gives no update in epoch {self.epoch + 1}", self.layout.update_size
+        if start:
+            return f"{what} after its first {start} x {size} samples, where the checkpoint was saved: it was longer then"
+        if self._read:
+            return (
+                f"{what}: its {self._read} samples are fewer than the {size} of an update, and "
+                "data.dataloader_drop_last=true drops them; fix: data.dataloader_drop_last=false"
+            )
+        again = "" if self.epoch == 0 else "; an IterableDataset must start again whenever iter() is called"
+        return f"{what}: it yields no sample{again}"
 
     def state_dict(self) -> dict[str, int]:
         """The cursor, and the sizes that give it its meaning."""
@@ -187,6 +215,7 @@ class TrainData:
             pass
         while True:
             update = list(islice(stream, size))
+            self._read = len(update)
             inside = snapshot()
             put_back(outside)
             if not update or (len(update) < size and self.node.dataloader_drop_last):
