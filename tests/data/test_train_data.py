@@ -200,7 +200,7 @@ class Short(IterableDataset[Tensor]):
         (0, 0, 0, "no update in epoch 1: it yields no sample"),
         (2, 0, 0, "its 2 samples are fewer than the 3 of an update, and data.dataloader_drop_last=true drops them"),
         (0, 1, 0, r"in epoch 2: it yields no sample; an IterableDataset must start again whenever iter\(\) is called"),
-        (4, 0, 2, "after its first 2 x 3 samples, where the checkpoint was saved"),
+        (4, 0, 2, "after its first 2 x 3 samples; it was longer when"),
     ],
 )
 def test_an_epoch_without_an_update_is_an_error(samples: int, epoch: int, start: int, expected: str) -> None:
@@ -213,7 +213,7 @@ def test_an_epoch_without_an_update_is_an_error(samples: int, epoch: int, start:
 def test_a_dataset_that_has_become_shorter_is_an_error() -> None:
     data = loader(Quiet())
     data.step_in_epoch = 5
-    with pytest.raises(ValueError, match="it was longer then"):
+    with pytest.raises(ValueError, match="it was longer when"):
         list(data.steps())
 
 
@@ -225,6 +225,6 @@ def test_a_stream_that_can_be_read_once_ends_the_second_epoch() -> None:
 
 
 def test_drop_last_of_all_samples_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"drops all 13 samples of data\.train_dataset: a batch has 14 \(7 x 2 ranks\)"):
+    with pytest.raises(ValueError, match=r"drops all 13 samples .*: a batch has 14 \(7 x 2 ranks\)"):
         loader(Quiet(), micro=7, world=2, dataloader_drop_last=True)
     assert loader(Quiet(), micro=6, accumulation=3, world=2, dataloader_drop_last=True).steps_per_epoch == 1

@@ -40,8 +40,8 @@ class TrainData:
         batch = layout.micro_batch_size * layout.world_size
         if node.dataloader_drop_last and self.num_samples is not None and self.num_samples < batch:
             raise ValueError(
-                f"data.dataloader_drop_last=true drops all {self.num_samples} samples of data.train_dataset: a batch has "
-                f"{batch} ({layout.micro_batch_size} x {layout.world_size} ranks); fix: "
+                f"data.dataloader_drop_last=true drops all {self.num_samples} samples of data.train_dataset: "
+                f"a batch has {batch} ({layout.micro_batch_size} x {layout.world_size} ranks); fix: "
                 "data.dataloader_drop_last=false, or a smaller train.per_device_train_batch_size"
             )
         if self.iterable:
@@ -90,7 +90,7 @@ class TrainData:
         """Why the current epoch has no update from step ``start`` on."""
         what, size = f"data.train_dataset gives no update in epoch {self.epoch + 1}", self.layout.update_size
         if start:
-            return f"{what} after its first {start} x {size} samples, where the checkpoint was saved: it was longer then"
+            return f"{what} after its first {start} x {size} samples; it was longer when the checkpoint was saved"
         if self._read:
             return (
                 f"{what}: its {self._read} samples are fewer than the {size} of an update, and "

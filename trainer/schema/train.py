@@ -47,5 +47,10 @@ class Train:
     ranks shrink together. A run that goes on from a checkpoint keeps that checkpoint's size."""
     nan_policy: NanPolicy = NanPolicy.abort
     """When gradients are not finite: `abort` the run, `skip` the update, or `rollback` to the newest checkpoint and go
-    on after the bad batch. `abort` looks at every step on a CPU and at every log on a GPU (no synchronisation between);
-    the other two look at every step. fp16's scaler skips overflows itself; that is not counted as bad."""
+    on after the bad batch. `abort` looks at every step on a CPU, and at every log and save on a GPU (no synchronisation
+    between); the other two look at every step. No checkpoint is saved after a bad step. fp16's scaler skips overflows
+    itself; with `abort` they do not end the run."""
+    max_nonfinite_steps: int = number(25, minimum=1)
+    """Give the run up at this many updates in a row that were not finite: skipped, rolled back, or overflowed in fp16.
+    (fp16's loss scale starts at 2^16 and is halved at each overflow.) With `rollback` the row ends only behind its last
+    bad step."""

@@ -101,8 +101,7 @@ class Loop:
         meter.steps += 1
         out = engine.step(skip_nonfinite=skips)
         meter.grad_norm = out.grad_norm
-        if self.finite.each_step and self.finite.is_bad(out):
-            self.finite.handle(out, total_before)
+        self.finite.check_update(out, total_before)
         if not out.skipped and not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         return out
@@ -115,6 +114,7 @@ class Loop:
         if log or control.should_log:
             control.should_log = False
             self.records.write_training(rate)
+            self.finite.check_at_log()
         if evaluate or control.should_evaluate:
             control.should_evaluate = False
             save |= self.evaluations.compare() and self.intervals.save_best
@@ -122,6 +122,6 @@ class Loop:
         save |= interrupted and (self.save_on_signal or self.interrupts.status == "stopped")
         if save or control.should_save:
             control.should_save = False
-            self.finite.check_before_save()
+            self.finite.check_weights("no checkpoint is saved")
             self.checkpointer.save()
             self.agreement.reach()

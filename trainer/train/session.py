@@ -211,10 +211,11 @@ class Session:
         self._build_records(meter)
         self._build_checkpointer(meter, stack)
         finite = FinitePolicy(
-            config.train.nan_policy,
+            config.train,
             fp16=config.precision.fp16,
             synchronous=engine.device.type == "cpu",
             meter=meter,
+            optimizer=trainee.optimizer,
             state=self.state,
             checkpointer=self.checkpointer,
         )
@@ -268,6 +269,7 @@ class Session:
             status = self.loop.run()
         self.checkpointer.finish()
         if status == "completed":
+            self.loop.finite.check_weights("model/ is not written")
             samples = self.data.samples(state.step) - self.data.samples(self.records.first_step)
             self.records.write_summary(samples, self.memory)
             if self.checkpointer.export():
