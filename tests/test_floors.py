@@ -16,7 +16,7 @@ import trainer
 ROOT = Path(trainer.__file__).parent
 
 FLOORS = [
-    {"schema", "errors"},
+    {"schema", "errors", "secrets"},
     {"config", "build", "distributed", "rng", "state", "tree", "worker", "run"},
     {
         *("data", "model", "task", "optim", "scheduler", "precision", "memory", "compile"),
@@ -30,6 +30,7 @@ FLOORS = [
 
 ARROWS = {
     "schema": {"errors"},
+    "errors": {"secrets"},
     "config": {"build"},
     "run": {"config"},
     "parallel": {"precision", "optim", "checkpoint"},

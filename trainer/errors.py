@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .secrets import MASK, is_secret, mask_text
+
 COMMAND_LINE = "command line"
 DEFAULT = "default"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """One thing that is wrong. ``str`` gives CONTRACT.md's line."""
+    """One thing that is wrong. ``str`` gives CONTRACT.md's line, secrets masked."""
 
     key: str
     """Full dotted key, or the override or file that could not be read."""
@@ -39,7 +41,14 @@ class Problem:
             parts.append(f"did you mean {self.suggestion}")
         if self.fix:
             parts.append(f"fix: {self.fix}")
-        return " ".join("; ".join(parts).split())
+        return self._masked(" ".join("; ".join(parts).split()))
+
+    def _masked(self, line: str) -> str:
+        meant = (self.suggestion or "").partition("=")[0]  # a misspelt hub_token is a secret too
+        if not is_secret(self.key.partition("=")[0]) and not is_secret(meant):
+            return mask_text(line)
+        value = "" if self.value in (..., None) or isinstance(self.value, bool) else show(self.value)
+        return mask_text(line.replace(value, MASK) if value else line)
 
 
 class ConfigError(Exception):

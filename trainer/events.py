@@ -13,7 +13,7 @@ from .callbacks.callback import Callback, TrainingParts
 from .errors import ReporterError, describe
 from .logging.reporter import Reporter, ReporterThread
 from .rng import preserved_rng
-from .run.secrets import mask_overrides
+from .secrets import mask_overrides
 from .state import RunInfo, State
 
 logger = logging.getLogger(__name__)

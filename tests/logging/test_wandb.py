@@ -17,7 +17,7 @@ SCRIPT = """
 import json, sys, time
 from pathlib import Path
 from trainer.logging.reporter import build_reporters
-from trainer.run.secrets import mask
+from trainer.secrets import mask
 from trainer.events import Events
 from trainer.schema.logging import Wandb as Node
 from trainer.state import RunInfo, State

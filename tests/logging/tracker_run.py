@@ -14,7 +14,7 @@ import json, sys
 from dataclasses import fields
 from pathlib import Path
 from trainer.logging.reporter import build_reporters
-from trainer.run.secrets import mask
+from trainer.secrets import mask
 from trainer.events import Events
 from trainer.schema import OPTIONS
 from trainer.state import RunInfo, State

@@ -14,8 +14,8 @@ import yaml
 from trainer.run import directory as run_directory
 from trainer.run import provenance
 from trainer.run.directory import Status, config_hash, newest_unfinished
-from trainer.run.secrets import mask, mask_overrides
 from trainer.schema import Config
+from trainer.secrets import mask, mask_overrides
 
 CONFIG = {"run": {"seed": 7, "output_dir": "x"}, "optim": {"learning_rate": 1e-5}, "hub": {"hub_token": "hf_secret"}}
 

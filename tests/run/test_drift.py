@@ -12,11 +12,11 @@ from trainer.config.composer import compose
 from trainer.errors import ConfigError
 from trainer.run import directory as run_directory
 from trainer.run.claim import claim
-from trainer.run.secrets import mask
 from trainer.schema import OPTIONS
 from trainer.schema.drift import changes, decisive, leaves_of
 from trainer.schema.fields import Drift
 from trainer.schema.tree import leaves, sections
+from trainer.secrets import mask
 
 BEFORE = ["model=mlp", "data=digits", "task=classification", "optim=adamw", "scheduler=linear", "train.max_steps=6"]
 

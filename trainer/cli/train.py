@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..launch.outcome import EXIT_CODES, exit_code
 from ..run.directory import Status
+from ..secrets import mask_text
 
 if TYPE_CHECKING:
     from ..config.composer import Loader
@@ -107,7 +110,10 @@ def _look(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             elif args.hydra_help:
                 hydra.hydra_help(name, args_parser=parser, args=args)
             elif args.cfg:
-                hydra.show_cfg(name, overrides, args.cfg, args.package, args.resolve)
+                shown = io.StringIO()
+                with redirect_stdout(shown):
+                    hydra.show_cfg(name, overrides, args.cfg, args.package, args.resolve)
+                print(mask_text(shown.getvalue()), end="")
             elif args.info is not None:
                 hydra.show_info(args.info, name, overrides)
             else:

@@ -25,7 +25,7 @@ from ..errors import COMMAND_LINE, ConfigError, Problem
 from ..schema import Config
 from ..schema.drift import Values, covers, decisive
 from ..schema.fields import Choice
-from .secrets import mask, mask_overrides
+from ..secrets import mask, mask_overrides
 
 MANIFEST = "manifest.json"
 FILES = (MANIFEST, "config.yaml", "overrides.yaml")

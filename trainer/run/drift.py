@@ -11,8 +11,8 @@ from ..schema import Config
 from ..schema.drift import Change, Values, changes, covers, decisive, option_of
 from ..schema.fields import Drift
 from ..schema.tree import slots
+from ..secrets import mask
 from . import directory as run_directory
-from .secrets import mask
 
 if TYPE_CHECKING:
     from ..config.composer import Composition

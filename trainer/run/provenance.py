@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .secrets import mask_code
+from ..secrets import mask_code
 
 PACKAGES = ("torch", "hydra-core", "omegaconf", "deepspeed", "wandb", "safetensors", "transformers", "numpy")
 PATCH_LIMIT = 256 * 1024

@@ -10,6 +10,7 @@ from ..config.composer import Loader
 from ..launch import start
 from ..launch.outcome import EXIT_CODES
 from ..run.directory import Status
+from ..secrets import mask_text
 from .trial import Trial
 from .trials import compose_trials
 
@@ -31,14 +32,14 @@ def sweep(loader: Loader, config_name: str, overrides: Sequence[str]) -> int:
     print(f"{len(trials)} trials in {trials[0].directory.parent}", flush=True)
     failed: list[str] = []
     for trial in trials:
-        print(f"trial {trial.number}: {trial.words}", flush=True)
+        print(f"trial {trial.number}: {mask_text(trial.words)}", flush=True)
         started = time.perf_counter()
         code, end = trial.run()
         print(f"trial {trial.number}: {end} after {time.perf_counter() - started:.1f} s, {trial.directory}", flush=True)
         if code in INTERRUPTED:
             return code
         if code != 0:
-            failed.append(f"trial {trial.number} ({trial.words}) {end}: {trial.directory}")
+            failed.append(f"trial {trial.number} ({mask_text(trial.words)}) {end}: {trial.directory}")
     if failed:
         print("\n".join(failed), file=sys.stderr)
     return 1 if failed else 0
@@ -48,5 +49,5 @@ def _submit(trials: Sequence[Trial]) -> int:
     """Hand all trials to their cluster."""
     jobs = start.submit([trial.prepare() for trial in trials])
     for trial, job in zip(trials, jobs, strict=True):
-        print(f"trial {trial.number}: {trial.words}, job {job}: {trial.directory}")
+        print(f"trial {trial.number}: {mask_text(trial.words)}, job {job}: {trial.directory}")
     return 0

@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from .. import distributed
 from ..errors import show
 from ..run import directory as run_directory
-from ..run.secrets import mask
 from ..scheduler.schedule import Schedule, as_number, set_rate
 from ..schema import Config
 from ..schema.drift import Change, Values, changes, covers
+from ..secrets import mask
 from ..state import State
 
 SWITCHES = ("foreach", "fused")

@@ -24,9 +24,9 @@ from ..memory import measured
 from ..optim import averages
 from ..rng import Generators, seed_everything
 from ..run import directory as run_directory
-from ..run.secrets import mask
 from ..scheduler import make_scheduler
 from ..schema import Config
+from ..secrets import mask
 from ..state import Control, RunInfo, State
 from ..task import Task
 from . import batch_size, parts

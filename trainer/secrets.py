@@ -38,8 +38,18 @@ def mask_overrides(arguments: list[str]) -> list[str]:
         elif before.startswith("--") and "=" not in before and _is_secret(before, argument):
             masked.append(MASK)
         else:
-            masked.append(_URL.sub(rf"\1{MASK}@", _PAIR.sub(_mask_pair, argument)))
+            masked.append(mask_text(argument))
     return masked
+
+
+def mask_text(text: str) -> str:
+    """A line or a printed config with secrets masked: `hub_token: abc`, `model.api_key=abc`, URLs' passwords."""
+    return _URL.sub(rf"\1{MASK}@", _PAIR.sub(_mask_pair, text))
+
+
+def is_secret(key: str) -> bool:
+    """Whether a key's name says that its value grants access: `hub.hub_token`, `model.api_key`."""
+    return _KEY.search(key.rpartition(".")[2]) is not None
 
 
 def _is_secret(key: str, value: Any) -> bool:
@@ -51,7 +61,9 @@ def _is_secret(key: str, value: Any) -> bool:
 
 
 def _mask_pair(match: re.Match[str]) -> str:
-    return match[1] + MASK if _is_secret(match[1], match[2].strip("'\"")) else match[0]
+    value = match[2].strip("'\"")
+    empty = value in ("", "null", "None", "true", "false", "...", "VALUE", MASK)
+    return match[1] + MASK if not empty and _is_secret(match[1], value) else match[0]
 
 
 def _mask_code(match: re.Match[str]) -> str:
