@@ -115,7 +115,7 @@ class TrainData:
             raise CheckpointError(
                 f"the checkpoint was saved with {saved_size} samples per update, this run has {size}: its place in the "
                 "data has no meaning here; fix: the same per_device_train_batch_size x gradient_accumulation_steps x "
-                "ranks"
+                "ranks, or checkpoint.allow_drift=[train.per_device_train_batch_size], which goes on at the same sample"
             )
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         if self.steps_per_epoch is not None and self.step_in_epoch >= self.steps_per_epoch:  # of a longer dataset
