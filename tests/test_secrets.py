@@ -8,6 +8,7 @@ import pytest
 
 from trainer.cli.train import main
 from trainer.config.composer import Composition
+from trainer.config.trust import typed_secrets
 from trainer.errors import Problem
 from trainer.secrets import mask_text
 
@@ -44,3 +45,9 @@ def test_words_that_are_no_secrets_stay() -> None:
     for text in ("eos_token: </s>", "num_tokens=3", "password: null", "needs tokens=true", "tokenizer: gpt2"):
         assert mask_text(text) == text
     assert str(Problem(key="train.max_steps", value=3, what="is wrong")) == "train.max_steps=3 (default): is wrong"
+
+
+def test_a_typed_secret_is_answered_with_its_variable() -> None:
+    (line,) = typed_secrets(["train.max_steps=3", "hub.hub_token=hf_abcdefgh", "hub.hub_token=null", "optim=sgd"])
+    assert line.startswith("hub.hub_token=*** (command line): ")
+    assert line.endswith("fix: HF_TOKEN=... in the environment instead")

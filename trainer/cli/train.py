@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     from ..config.hydra import flags_parser
+    from ..config.trust import typed_secrets
 
     parser = flags_parser(f"trainer {__version__}")
     args = parser.parse_intermixed_args(argv)
@@ -49,6 +50,8 @@ def _main(argv: list[str]) -> int:
         parser.error("--config-path and --experimental-rerun are not supported; see --config-dir and --config-name")
     if any((args.help, args.hydra_help, args.cfg, args.info, args.shell_completion)):
         return _look(args, parser)
+    for line in typed_secrets(args.overrides):
+        print(line, file=sys.stderr)
     multirun = args.multirun or _mode(args) == "MULTIRUN"
     if _started_as_rank():  # by torchrun or srun: rank 0 composes for all
         if multirun:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import COMMAND_LINE, DEFAULT, Problem
+from ..schema.tree import sections
+from ..secrets import MASK
 from . import nodes
 from .draft import Draft
 from .sources import conf_directory
@@ -52,6 +55,19 @@ def check(draft: Draft) -> Iterator[Problem]:
     yield from _check_environment(draft)
     for key in ("hydra.job_logging", "hydra.hydra_logging"):
         yield from _check_factories(key, nodes.select(draft.cfg, key), draft)
+
+
+def typed_secrets(overrides: Iterable[str]) -> Iterator[str]:
+    """A line for each secret of the schema that the command line gives: which environment variable to set instead."""
+    for line in overrides:
+        key, _, value = line.lstrip("+").partition("=")
+        section, _, name = key.rpartition(".")
+        for field in fields(sections()[section]) if section in sections() else ():
+            if field.name == name and "secret" in field.metadata and value not in ("", "null"):
+                yield (
+                    f"{key}={MASK} ({COMMAND_LINE}): stays in the shell's history and in the list of processes; "
+                    f"fix: {field.metadata['secret']}=... in the environment instead"
+                )
 
 
 def _check_packages(draft: Draft) -> Iterator[Problem]:

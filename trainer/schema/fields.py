@@ -44,3 +44,9 @@ def number(
     bounds = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
     metadata: dict[str, Any] = {k: v for k, v in {**bounds, "drift": drift}.items() if v is not None}
     return field(default=default, metadata=metadata)
+
+
+def secret(variable: str) -> Any:
+    """Text that grants access, None by default. ``variable``: the environment variable to set instead, since a command
+    line stays in the shell's history and in the machine's list of processes."""
+    return field(default=None, metadata={"secret": variable})

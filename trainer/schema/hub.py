@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .fields import Choice
+from .fields import Choice, secret
 
 
 class HubStrategy(Choice):
@@ -31,7 +31,7 @@ class Hub:
     the directory's name)."""
     hub_strategy: HubStrategy = HubStrategy.every_save
     """What is uploaded and when (HF: hub_strategy)."""
-    hub_token: str | None = None
+    hub_token: str | None = secret("HF_TOKEN")
     """None: HF_TOKEN, else what `hf auth login` stored. It is written to no file of the run (HF: hub_token)."""
     hub_private_repo: bool | None = None
     """Whether a repository made for the run is private; None: the account's default (HF: hub_private_repo)."""
