@@ -38,13 +38,19 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def push(
-    directory: Path, *, save_steps: int = 7, world_size: int = 1, codes: tuple[int, ...] = (0,), **node: Any
+    directory: Path,
+    *,
+    save_steps: int = 7,
+    world_size: int = 1,
+    codes: tuple[int, ...] = (0,),
+    async_save: bool = False,
+    **node: Any,
 ) -> None:
     """A whole run of 14 steps, its logs in train.log and on stderr as in the launcher's."""
     config = jobs.make_config(
         parallel=Single() if world_size == 1 else DDP(),
         hub=Hub(push_to_hub=True, **({"hub_token": TOKEN, "hub_always_push": True, "hub_model_id": "me/x"} | node)),
-        checkpoint=Checkpoint(save_steps=save_steps, save_total_limit=1),
+        checkpoint=Checkpoint(save_steps=save_steps, save_total_limit=1, async_save=async_save),
     )
 
     def work() -> None:
@@ -89,6 +95,16 @@ def test_checkpoint(hub: HubServer, tmp_path: Path) -> None:
     assert messages(hub) == [*steps, "End of training"]
     kept = tmp_path / "run" / "checkpoints" / "checkpoint-14"
     assert on_hub(hub, "last-checkpoint/") == {path.name: path.read_bytes() for path in kept.iterdir()}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_weights_and_checkpoint_are_of_one_step(hub: HubServer, tmp_path: Path, world_size: int) -> None:
+    """With async_save a checkpoint is uploaded when the next one is saved, seven steps later."""
+    push(tmp_path / "sync", world_size=world_size, codes=(0,) * world_size, hub_strategy="every_save")
+    expected = sorted(hub.stored)
+    hub.stored.clear()
+    push(tmp_path / "async", async_save=True, world_size=world_size, codes=(0,) * world_size, hub_strategy="every_save")
+    assert sorted(hub.stored) == expected
 
 
 def test_all_checkpoints_although_retention_removes_them_here(hub: HubServer, tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from torch import nn
 
 from . import distributed
 from .callbacks.callback import Callback
-from .checkpoint.export import export_weights
+from .checkpoint.export import export_weights, saved_weights
 from .errors import describe
-from .parallel.engine import Engine
 from .schema import Config
 from .schema.checkpoint import SaveStrategy
 from .schema.hub import HubStrategy
@@ -31,13 +30,14 @@ logger = logging.getLogger(__name__)
 class Hub(Callback):
     """Uploads what hub.hub_strategy names after each save, and `model/` at the end.
 
-    It runs on every rank, because all of them gather sharded weights; rank 0 uploads. The files of a save are copied
-    first (a checkpoint's as hard links), so that neither training nor retention waits for the upload.
+    It runs on every rank, because they agree on whether an upload is under way; rank 0 uploads. The files of a save
+    are copied first (a checkpoint's as hard links), so that neither training nor retention waits for the upload.
     """
 
-    def __init__(self, config: Config, directory: Path, engine: Engine, model: nn.Module) -> None:
+    def __init__(self, config: Config, directory: Path, model: nn.Module) -> None:
+        """``model``: without what an engine wraps around it."""
         self._config, self._node = config, config.hub
-        self._directory, self._engine, self._model = directory, engine, model
+        self._directory, self._model = directory, model
         self._staging = directory / ".hub"
         self._metrics: dict[str, Any] = {}
         self._worker = Worker("hub")
@@ -57,9 +57,9 @@ class Hub(Callback):
         busy = self._upload is not None and not self._upload.done()
         if node.hub_strategy == HubStrategy.end or distributed.broadcast(busy and not node.hub_always_push):
             return
-        weights = self._engine.weights()
-        if weights is None or not distributed.is_main():
+        if not distributed.is_main():
             return
+        weights = saved_weights(self._model, directory)  # with checkpoint.async_save the engine's are of a later step
         place = self._config.checkpoint.save_strategy
         where = f"epoch {int(state.epoch)}" if place == SaveStrategy.epoch else f"step {state.step}"
         message, staged = f"Training in progress, {where}", self._staging / str(state.step)

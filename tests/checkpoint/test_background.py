@@ -10,10 +10,12 @@ import pytest
 
 from tests import jobs
 from tests.jobs import make_config
+from trainer.callbacks.callback import Callback
 from trainer.checkpoint import digest
 from trainer.checkpoint.background import Background
 from trainer.schema.checkpoint import Checkpoint
 from trainer.schema.parallel import DDP, FSDP, Single
+from trainer.state import Control, State
 
 
 def test_the_caller_goes_on_and_wait_gives_the_result() -> None:
@@ -41,6 +43,25 @@ def test_the_same_checkpoints(tmp_path: Path, parallel: object, world: int) -> N
     assert jobs.logged(tmp_path / "sync") == jobs.logged(tmp_path / "async")
     for step in range(2, jobs.STEPS // world + 1, 2):
         assert digest.differences(jobs.state(tmp_path / "sync", step), jobs.state(tmp_path / "async", step)) == []
+
+
+class Steps(Callback):
+    """Writes down what each on_save is called with."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_save(self, state: State, control: Control, directory: Path) -> None:
+        with open(self.path, "a") as file:
+            file.write(f"{directory.name} {state.step} {state.epoch}\n")
+
+
+def test_on_save_gets_the_state_of_its_checkpoint(tmp_path: Path) -> None:
+    for name, saving in (("sync", False), ("async", True)):
+        callbacks = {"steps": {"_target_": f"{__name__}.Steps", "path": str(tmp_path / f"{name}.txt")}}
+        config = make_config(checkpoint=Checkpoint(save_steps=2, async_save=saving), callbacks=callbacks)
+        assert jobs.train(config, tmp_path / name) == [0]
+    assert (tmp_path / "async.txt").read_text() == (tmp_path / "sync.txt").read_text()
 
 
 def test_the_steps_do_not_wait_for_the_disk(tmp_path: Path) -> None:

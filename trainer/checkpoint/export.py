@@ -12,6 +12,7 @@ from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
 from . import files
+from .shard import ShardReader
 
 
 def export_weights(model: nn.Module, weights: dict[str, Tensor], directory: Path, *, safetensors: bool = True) -> None:
@@ -38,6 +39,22 @@ def export_weights(model: nn.Module, weights: dict[str, Tensor], directory: Path
     shutil.rmtree(directory, ignore_errors=True)
     os.replace(temporary, directory)
     files.sync_directory(directory.parent)
+
+
+def saved_weights(model: nn.Module, checkpoint: Path) -> dict[str, Tensor]:
+    """``model``'s whole state dict as a checkpoint's directory holds it, on the CPU, whatever ranks wrote it.
+
+    Tied entries stay one tensor.
+    """
+    reader = ShardReader(checkpoint)
+    names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    whole: dict[int, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in whole:
+            whole[id(value)] = reader.read_whole(f"model/{names[id(value)]}").to(value.dtype)
+        weights[name] = whole[id(value)]
+    return weights
 
 
 def load_weights(model: nn.Module, directory: Path) -> None:

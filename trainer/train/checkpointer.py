@@ -70,6 +70,8 @@ class Checkpointer:
     background: Background[Path] | None = None
     """With checkpoint.async_save."""
     root: Path = field(init=False)
+    _state_saved: State = field(init=False)
+    """The state at the save that ``background`` writes."""
     drift: ConfigDrift = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +112,7 @@ class Checkpointer:
             self.finish()
             copies = [replace(shard, data=shard.data.to("cpu", copy=True)) for shard in shards]
             self.background.start(partial(write, shards=copies))
+            self._state_saved = replace(state)
 
     def _write(
         self, step: int, *, shards: list[Shard], state: dict[str, Any], rank_state: dict[str, Any], protect: list[int]
@@ -119,11 +122,11 @@ class Checkpointer:
         return path
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written, if any, and call the callbacks."""
+        """Wait for the checkpoint that is being written, if any, and call the callbacks with the state of its step."""
         path = self.background.wait() if self.background else None
         if path is not None:
             with averages.average_weights(self.optimizer):
-                self.events.on_save(self.state, self.control, path)
+                self.events.on_save(self._state_saved, self.control, path)
 
     def newest(self) -> Path | None:
         """The newest valid checkpoint of this run; warns of damaged ones."""

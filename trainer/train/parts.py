@@ -170,7 +170,7 @@ def build_events(
     """The callbacks and, on rank 0, the reporters; ``stack`` ends their threads."""
     hub = None
     if config.hub.push_to_hub:
-        hub = Hub(config, directory, trainee.engine, trainee.model)
+        hub = Hub(config, directory, trainee.module)
         stack.callback(hub.close)
     callbacks = {
         name: _build_callback(node, best) for name, node in config.callbacks.items() if name not in objects.callbacks
