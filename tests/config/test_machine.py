@@ -56,4 +56,6 @@ def test_missing_packages(
 
 
 def test_a_checkpoints_path_may_be_given(compose: Compose, tmp_path: Path) -> None:
+    assert "holds no checkpoint" in str(compose(f"checkpoint.resume_from_checkpoint={tmp_path}").problems[0])
+    (tmp_path / "checkpoint-1").mkdir()
     assert not compose(f"checkpoint.resume_from_checkpoint={tmp_path}").problems

@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from ..errors import ConfigError
 from ..launch.outcome import EXIT_CODES, exit_code
 from ..run.directory import Status
 from ..secrets import mask_text
@@ -38,8 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     from ..config.hydra import flags_parser
     from ..config.trust import typed_secrets
+    from .flags import refuse_unknown
 
     parser = flags_parser(f"trainer {__version__}")
+    refuse_unknown(argv, parser)
     args = parser.parse_intermixed_args(argv)
     actions = (bool(args.cfg), args.info is not None, args.shell_completion, args.run, args.multirun)
     if sum(actions) > 1:
@@ -56,8 +59,11 @@ def _main(argv: list[str]) -> int:
     if _started_as_rank():  # by torchrun or srun: rank 0 composes for all
         if multirun:
             parser.error("a sweep starts its trials' ranks itself (launch.nproc_per_node): run -m without torchrun")
+        from ..launch.place import check_environment
         from ..launch.torchrun import join
 
+        if problems := list(check_environment()):
+            raise ConfigError(problems)
         return join(lambda: _prepare(args))
     if multirun:
         from ..sweep import sweep
@@ -88,13 +94,11 @@ def _prepare(args: argparse.Namespace) -> Prepared:
 
 
 def _started_as_rank() -> bool:
-    from ..launch.torchrun import is_joined
-
     if "SLURM_STEP_ID" in os.environ and "RANK" not in os.environ:
         from ..cluster.srun import rank_environment
 
         os.environ.update(rank_environment())
-    return is_joined()
+    return "RANK" in os.environ  # alone, it is refused by check_environment
 
 
 def _look(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

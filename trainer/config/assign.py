@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override, open_dict
@@ -65,9 +65,23 @@ class Assigner:
                     dropped.add(key)
                 elif problem is not None or (problem := self._update(key, value, origin)):
                     self.refuse(key, problem)
+        self._check_values(content, package, file)
         for keys, line in file.lines.items():
             if (key := prefix + ".".join(keys)) not in dropped:
                 self.origins.set(key, ..., f"{file.name}:{line}")
+
+    def _check_values(self, content: DictConfig, package: str, file: YamlFile) -> None:
+        """A `???` of a file takes the place of a default; a bare `no` is not a text."""
+        prefix = package + "." if package else ""
+        for key, value in _leaves(content, package) if content else ():
+            name, cls = key.rpartition(".")[2], leaves().get(key)
+            if value == "???" and not key.startswith("hydra"):
+                OmegaConf.update(self.cfg, key, "???", merge=False)
+            elif isinstance(value, bool) and cls is not None and str in (hint := hints(cls)[name], *get_args(hint)):
+                line = file.lines.get(tuple(key.removeprefix(prefix).split(".")))
+                what, origin = f"an unquoted yes, no, on or off is YAML's {show(value)}", f"{file.name}:{line}"
+                fix = f'{name}: "{"yes" if value else "no"}"'
+                self.refuse(key, Problem(key=key, value=value, origin=origin, what=what, fix=fix))
 
     def _merge_option(self, content: DictConfig, package: str) -> None:
         """An option of a slot replaces whatever was there; other typed configs (Hydra's) are merged."""
@@ -184,9 +198,15 @@ class Assigner:
             return Problem(key=key, value=value, origin=origin, what=what, allowed=", ".join(siblings))
         same_leaf = [k for k in [*known, *leaves()] if k.split(".")[-1] == key.split(".")[-1]]
         guess = same_leaf[0] if same_leaf else None
-        if guess is None and (sibling := closest(leaf, siblings)):
+        if (
+            guess is None
+            and (sibling := huggingface.GPT2.get(leaf, leaf) if parent == "model" else leaf) not in siblings
+        ):
+            sibling = closest(leaf, siblings) or ""
+        if guess is None and sibling:
             guess = ".".join(p for p in (parent, sibling, key[len(missing) + 1 :]) if p)
-        guess = guess or closest(key, known)
+        if parent and not siblings:  # of a section that does not exist
+            guess = guess or closest(key, known)
         if guess is None and (similar := closest(key.split(".")[-1], {k.split(".")[-1] for k in known})):
             guess = next(k for k in known if k.split(".")[-1] == similar)
         section = guess is not None and isinstance(nodes.select(self.cfg, guess), DictConfig)

@@ -22,15 +22,37 @@ def wrong_choice(override: Override, known: Collection[str], repo: Repository) -
         return None
     if override.is_force_add():
         return Problem(key=line, origin=COMMAND_LINE, what=f"{group} is a group", fix=line.lstrip("+"))
+    if override.package is not None and group in known:
+        what = f"{group} has one place; an option cannot be put elsewhere"
+        return Problem(key=line, origin=COMMAND_LINE, what=what, fix=f"{group}={show(value)}")
     for name in value if isinstance(value, list) else [value]:
+        if isinstance(name, str) and (plain := _plain_name(name)) != name:
+            return repo.unknown_option(group, name, COMMAND_LINE, f"{group}={plain}" if plain else None)
         if not isinstance(name, str) or len(name) > 200 or not repo.config_exists(f"{group}/{name}"):
             return repo.unknown_option(group, show(name), COMMAND_LINE, _fix(group, show(name)))
     if isinstance(value, list) and group not in LISTS and group in known:
         what, fix = "takes one option, not a list", f"{group}={value[0] if value else 'null'}"
         return Problem(key=group, value=value, origin=COMMAND_LINE, what=what, fix=fix)
+    if isinstance(value, list) and (problem := _wrong_list(group, value)):
+        return problem
     if override.is_add() and group in known and group != "experiment":
         return Problem(key=line, origin=COMMAND_LINE, what=f"{group} is in the defaults list", fix=line.lstrip("+"))
     return None
+
+
+def _plain_name(name: str) -> str:
+    """An option's name without .yaml; empty for a path out of its group."""
+    return "" if name.startswith("/") or ".." in name.split("/") else name.removesuffix(".yaml").removesuffix(".yml")
+
+
+def _wrong_list(group: str, names: list[str]) -> Problem | None:
+    rest = list(dict.fromkeys(name for name in names if name != "none"))
+    what, fix = None, f"{group}=[{','.join(rest)}]"
+    if len(names) > len(rest) > 0 and "none" in names:
+        what = "lists none beside others"
+    elif len(names) > len(rest):
+        what = "lists an option twice"
+    return Problem(key=group, value=names, origin=COMMAND_LINE, what=what, fix=fix) if what else None
 
 
 def swept(override: Override) -> Problem:

@@ -19,6 +19,7 @@ from ..build import calls, policy
 from ..errors import COMMAND_LINE, ConfigError, Problem
 from ..schema import Config
 from ..schema.checks.check import check
+from ..schema.tree import slots
 from . import defaults, hydra, inline, machine, overrides, settings, sources, trust
 from .assign import Assigner
 from .conversion import convert
@@ -109,7 +110,28 @@ class Loader(ConfigLoaderImpl):
             if "run" in draft.cfg.hydra:  # else Hydra's own part could not be composed
                 _assign(values, draft)
                 config = _finish(parsed, draft)
+        draft.problems[:] = [_as_removed(problem, parsed) for problem in draft.problems]
         return Composition(draft.cfg, config, draft.origins, draft.origins.fill(draft.problems))
+
+
+def _as_removed(problem: Problem, parsed: list[Override]) -> Problem:
+    """The problem of a slot that the command line has emptied, in place of what lacks because of it."""
+    group = problem.key.split(".")[0]
+    lines = [str(o.input_line) for o in parsed if o.key_or_group == group and (o.is_delete() or o.value() is None)]
+    if not lines or problem.origin == COMMAND_LINE or problem.key not in slots():
+        return problem
+    if not any(word in problem.what for word in ("has no value", "has no _target_")):
+        return problem
+    default = DEFAULTS.get(group)
+    fix = f"{group}={default}" if default else None
+    return Problem(key=lines[0], origin=COMMAND_LINE, what=f"every run needs {_ARTICLES.get(group, group)}", fix=fix)
+
+
+_ARTICLES = {"model": "a model", "task": "a task", "optim": "an optimizer", "parallel": "an engine"}
+_ARTICLES |= {"scheduler": "a schedule", "data": "a training set"}
+DEFAULTS = {"model": "gpt", "task": "language_modeling", "optim": "adamw_fused", "parallel": "ddp", "data": "text"}
+DEFAULTS |= {"scheduler": "constant"}
+"""What to choose where a slot was emptied; conf/config.yaml's, and the schedule that changes nothing."""
 
 
 def _open(loader: Loader, parsed: list[Override], draft: Draft) -> bool:
@@ -118,6 +140,11 @@ def _open(loader: Loader, parsed: list[Override], draft: Draft) -> bool:
         if source.provider == sources.FROM_FLAG and not source.available():
             key = f"--config-dir={source.path}"
             draft.problems.append(Problem(key=key, origin=COMMAND_LINE, what="no such directory"))
+    name = draft.config_name
+    readable = len(name) <= overrides.MAX_GROUP_LENGTH and "\0" not in name
+    if not readable:
+        draft.problems.append(Problem(key=f"--config-name={name}", origin=COMMAND_LINE, what="is too long for a name"))
+        return False
     key = "hydra.searchpath"
     try:
         hydra.extend_search_path(loader, draft.config_name, parsed, draft.repo)
@@ -127,7 +154,6 @@ def _open(loader: Loader, parsed: list[Override], draft: Draft) -> bool:
         if source.provider.startswith(key) and not source.available():
             what = f"{source.scheme()}://{source.path} does not exist"
             draft.problems.append(Problem(key=key, origin=COMMAND_LINE, what=what))
-    name = draft.config_name
     if not name.startswith("schema/") and draft.repo.config_exists(name):
         return True
     names = ", ".join(option for option in draft.repo.get_group_options("") if option != PLACEHOLDER)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -9,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import COMMAND_LINE, Problem, show
+from ..errors import COMMAND_LINE, Problem, closest, show
 from ..schema import Config
 from . import hydra, nodes
 from .assign import Assigner
@@ -18,7 +20,7 @@ from .draft import Choices, Draft
 from .examine import flat
 from .files import YamlFile
 from .hydra import Overrides
-from .sources import FileResult
+from .sources import FileResult, conf_directory
 
 
 def merge(choices: list[Override], draft: Draft) -> None:
@@ -50,8 +52,10 @@ def _expand(choices: list[Override], draft: Draft) -> tuple[list[ResultDefault],
                 draft.refuse(key, _unused_choice(key, meta.containing_config_path, overrides, draft))
         overrides.ensure_deletions_used()
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError, AssertionError) as error:
-        what = "the defaults lists include each other" if isinstance(error, RecursionError) else flat(error)
-        draft.problems.append(Problem(key="defaults", origin=_where(draft.config_name, draft), what=what))
+        what, fix = "the defaults lists include each other" if isinstance(error, RecursionError) else flat(error), None
+        if found := re.match(r"(Multiple values for (\S+))\. To override a value use 'override \S+: (.*)'", what):
+            what, fix = found[1], f"- override /{found[2]}: {found[3]}"
+        draft.problems.append(Problem(key="defaults", origin=_culprit(draft), what=what, fix=fix))
         return None
     return defaults, overrides.known_choices
 
@@ -90,8 +94,18 @@ def _unused_choice(key: str, file: str | None, overrides: Overrides, draft: Draf
     if file is None:
         what = f"the group {key} is in no defaults list"
         return Problem(key=key, value=chosen, origin=COMMAND_LINE, what=what, fix=f"+{key}={chosen}")
-    what, known = f"overrides {key}, which is in no defaults list", ", ".join(overrides.known_choices)
-    return Problem(key=key, value=chosen, origin=_where(file, draft), what=what, allowed=known)
+    what = f"overrides {key}, which is in no defaults list"
+    known = [group for group in overrides.known_choices if "@" not in group and not group.startswith("hydra/")]
+    group = key.split("@")[0].rpartition("/")[2]
+    guess = group if group in known else closest(group, known)
+    fix, allowed = (f"- override /{guess}: {chosen}", None) if guess else (None, ", ".join(known))
+    return Problem(key=key, value=chosen, origin=_where(file, draft), what=what, allowed=allowed, fix=fix)
+
+
+def _culprit(draft: Draft) -> str:
+    """The file whose defaults list is to blame: the last one read that is not the package's."""
+    own = [file for file in draft.repo.files() if file.choices and not file.path.is_relative_to(conf_directory())]
+    return own[-1].name if own else _where(draft.config_name, draft)
 
 
 def _where(config_path: str, draft: Draft) -> str:

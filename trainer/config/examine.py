@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import Problem
 from ..schema.tree import MULTI_SLOTS, sections, slots
 from . import nodes
-from .sources import Repository
+from .sources import Repository, listed
 
 
 def flat(error: BaseException) -> str:
@@ -32,7 +32,7 @@ def unresolved(cfg: DictConfig | ListConfig, repo: Repository, prefix: str = "")
         if nodes.is_missing(child):
             options = repo.get_group_options(key) if key in slots() and "." not in key else []
             fix = f"{key}={options[0]}" if options else f"{key}=VALUE"
-            yield Problem(key=key, what="has no value and needs one", allowed=", ".join(options) or None, fix=fix)
+            yield Problem(key=key, what="has no value and needs one", allowed=listed(options), fix=fix)
         elif nodes.is_reference(child):
             try:
                 cfg[name]
@@ -81,4 +81,4 @@ def _no_target(cfg: DictConfig, key: str, repo: Repository) -> Problem:
     what = f"{name} is not chosen" if name in options else "has no _target_"
     chosen = [str(n) for n in _select(cfg, key.rpartition(".")[0] or group) or () if n != name]
     fix = f"{group}=[{','.join([*chosen, name])}]" if name in options else f"{key}._target_=package.Class"
-    return Problem(key=key, what=what, allowed=", ".join(options) or None, fix=fix)
+    return Problem(key=key, what=what, allowed=listed(options), fix=fix)

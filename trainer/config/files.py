@@ -64,7 +64,7 @@ def read(path: Path) -> YamlFile:
     if len(raw) > MAX_BYTES:
         raise BadYaml(path, None, f"is {len(raw)} bytes long; a config file may have {MAX_BYTES}")
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")  # without the byte order mark that Windows editors write
     except UnicodeDecodeError as error:
         raise BadYaml(path, raw.count(b"\n", 0, error.start) + 1, "is not UTF-8 text") from None
     file = YamlFile(path, header=text[:512])

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -29,8 +29,10 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigSource
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader, split_key
+
+from ..errors import COMMAND_LINE, ConfigError, Problem
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -74,12 +76,17 @@ def flags_parser(version: str) -> argparse.ArgumentParser:
     from hydra._internal.utils import get_args_parser
 
     hydras = get_args_parser()
-    parser = argparse.ArgumentParser(
-        description=hydras.description, parents=[hydras], add_help=False, conflict_handler="resolve"
-    )
+    parser = _Parser(description=hydras.description, parents=[hydras], add_help=False, conflict_handler="resolve")
     version = f"{version} (Hydra {__version__})"
     parser.add_argument("--version", action="version", version=version, help="Show the version and exit")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers with one line, without its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([Problem(key="train", origin=COMMAND_LINE, what=message, fix="--help lists the flags")])
 
 
 @contextmanager
@@ -134,7 +141,16 @@ def defaults_of(
 
 def apply_override(override: Override, cfg: DictConfig) -> None:
     """Apply one override to a composed config by Hydra's own rules."""
+    key, value = override.key_or_group, override.value()
+    if isinstance(value, dict) and key == "hydra.sweeper.params":  # OmegaConf cannot merge a mapping into null
+        OmegaConf.update(cfg, key, {str(name): _typed(item) for name, item in value.items()}, merge=False)
+        return
     ConfigLoaderImpl._apply_overrides_to_config([override], cfg)
+
+
+def _typed(value: Any) -> str:
+    """A value of hydra.sweeper.params as it is typed after KEY=."""
+    return str(value) if not isinstance(value, bool | list | dict) else Override._get_value_element_as_str(value)
 
 
 def overrides_dirname(overrides: list[Override], settings: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,8 +105,19 @@ def backend(config: Config) -> Iterator[Problem]:
 def resume(config: Config) -> Iterator[Problem]:
     """A checkpoint given by its path is there."""
     key, path = "checkpoint.resume_from_checkpoint", config.checkpoint.resume_from_checkpoint
-    if path is not None and path != "auto" and not Path(path).expanduser().is_dir():
+    if path is None or path == "auto":
+        return
+    place = os.path.expanduser(path)
+    if not os.path.isdir(place):  # unlike Path.is_dir, it takes a name that is too long
         yield outside(key, path, "there is no such checkpoint directory", "auto or a path", fix=f"{key}=auto")
+    elif not _holds_checkpoint(Path(place)):
+        yield outside(key, path, "holds no checkpoint", "a run, or one of its checkpoints", fix=f"{key}=auto")
+
+
+def _holds_checkpoint(place: Path) -> bool:
+    """Whether it is a run's directory, its `checkpoints`, or a checkpoint, whole or not: loading verifies it."""
+    names = [*([place.resolve().name]), *(child.name for child in place.iterdir())]
+    return any(name in ("manifest.json", "checkpoints") or name.startswith("checkpoint-") for name in names)
 
 
 RULES: tuple[Rule, ...] = (gpus, packages, optimizer_package, backend, resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from hydra.core.default_element import GroupDefault
@@ -44,10 +45,24 @@ def parse(lines: Sequence[str], parser: OverridesParser, draft: Draft) -> list[O
 def _unreadable(line: str, error: Exception) -> Problem:
     if "=" not in line:
         return Problem(key=line, origin=COMMAND_LINE, what="is not KEY=VALUE")
-    reason = str(error).split("\nSee https")[0].replace(f"Error when parsing index: 0, string: {line}", "")
-    what, key = f"cannot be parsed: {' '.join(reason.split())[:120]}", line.split("=")[0].lstrip("+~")
-    fix = f"'{key}=\"VALUE\"' (quotes around values with special characters)"
+    what, key, value = f"cannot be parsed{_reason(str(error), line)}", *line.lstrip("+~").split("=", 1)
+    quoted = value.strip("'\"").replace('"', '\\"')
+    fix = f"'{key}=\"{quoted}\"' (special characters need both pairs of quotes)" if quoted else f"{key}=VALUE"
     return Problem(key=line, origin=COMMAND_LINE, what=what, fix=fix)
+
+
+def _reason(text: str, line: str) -> str:
+    """Hydra's reason, without the words of its parser generator."""
+    text = text.split("\nSee https")[0].replace(f"Error when parsing index: 0, string: {line}", "")
+    if found := re.search(r"while evaluating '(.*?)': (.*)", text):
+        return f": {found[1]}: {found[2]}"
+    if "<EOF>" in text and re.search(r"(input|at) '<EOF>'|no viable alternative at input", text):
+        return ": it ends too early, or a bracket or quote is not closed"
+    if ("token recognition error" in text and text.count("'") < 2) or "''" in text:
+        return ": it ends too early, or a bracket or quote is not closed"
+    if found := re.search(r"(?:token recognition error at|mismatched input|extraneous input|input):? '(.+?)'", text):
+        return f" at {found[1]}"
+    return f": {' '.join(text.split())[:120]}"
 
 
 def sort(parsed: Sequence[Override], draft: Draft) -> tuple[list[Override], list[Override]]:

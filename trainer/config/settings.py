@@ -15,9 +15,21 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import Problem
+from ..errors import COMMAND_LINE, DEFAULT, Problem
 from .draft import Draft
 from .hydra import PLUGINS, overrides_dirname
+
+HYDRAS_SUBDIRECTORY = ".hydra"
+"""Hydra's default, which a user's own primary config has; nothing is written there."""
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 4000
+"""Linux's NAME_MAX and, less what a run writes below its directory, PATH_MAX."""
+
+
+def is_too_long(path: str) -> bool:
+    """Whether the file system takes no such path."""
+    names = os.fsencode(os.path.abspath(path)).split(b"/")
+    return max(map(len, names)) > MAX_NAME_BYTES or sum(map(len, names)) + len(names) > MAX_PATH_BYTES
 
 
 def complete(parsed: Sequence[Override], draft: Draft) -> None:
@@ -29,6 +41,10 @@ def complete(parsed: Sequence[Override], draft: Draft) -> None:
         hydra.runtime.choices.update(draft.choices)
         for name in hydra.job.env_copy:
             hydra.job.env_set[name] = os.environ.get(name, "")
+    verbose = OmegaConf.select(hydra, "verbose", throw_on_resolution_failure=False)
+    if verbose is True and draft.origins["logging.log_level"] == DEFAULT:  # Hydra's word for debug messages
+        OmegaConf.update(draft.cfg, "logging.log_level", "debug")
+        draft.origins.set("logging.log_level", "debug", COMMAND_LINE)
     hydra.runtime.version = __version__
     hydra.runtime.version_base = version.getbase()
     hydra.runtime.cwd = os.getcwd()
@@ -54,6 +70,9 @@ def check(hydra: DictConfig, mode: RunMode) -> list[Problem]:
 
 def _check(hydra: DictConfig, mode: RunMode) -> Iterator[Problem]:
     yield from _check_plugins(hydra)
+    if (verbose := hydra.verbose) not in (True, False):
+        fix = "logging.log_level=debug"
+        yield Problem(key="hydra.verbose", value=verbose, what="takes no names of loggers here", fix=fix)
     unused: tuple[tuple[str, Any, str, str], ...] = (
         ("callbacks", None, "Hydra's callbacks are not called", "callbacks.NAME._target_=package.Class"),
         (
@@ -62,7 +81,6 @@ def _check(hydra: DictConfig, mode: RunMode) -> Iterator[Problem]:
             "Hydra's files are not written: the run's directory holds config.yaml and overrides.yaml",
             "hydra.output_subdir=null",
         ),
-        ("verbose", False, "is not used here", "logging.log_level=debug"),
         (
             "sweeper.max_batch_size",
             None,
@@ -72,7 +90,7 @@ def _check(hydra: DictConfig, mode: RunMode) -> Iterator[Problem]:
     )
     for name, off, what, fix in unused:
         value = OmegaConf.select(hydra, name)
-        if value != off and value != {}:
+        if value not in (off, {}) and (name, value) != ("output_subdir", HYDRAS_SUBDIRECTORY):
             yield Problem(key=f"hydra.{name}", value=... if name == "callbacks" else value, what=what, fix=fix)
     trials = hydra.sweeper.get("n_trials")
     if trials is not None and trials < 1:
@@ -89,8 +107,8 @@ def _check_plugins(hydra: DictConfig) -> Iterator[Problem]:
             what = f"only Hydra's basic {name} is supported"
             yield Problem(key=key, value=choices.get(key), what=what, fix=f"{key}=basic")
     for key in ("hydra/job_logging", "hydra/hydra_logging"):
-        if choices.get(key) != "default":
-            what = "logging is set up by the run itself"
+        if choices.get(key) not in ("default", "disabled", "none"):
+            what = "the run sets up its logging itself"
             yield Problem(key=key, value=choices.get(key), what=what, fix="logging.log_level=debug")
 
 
@@ -101,5 +119,9 @@ def _check_directory(hydra: DictConfig) -> Iterator[Problem]:
     except Exception as error:  # an interpolation may raise anything its resolver raises
         yield Problem(key=key, what=f"cannot be resolved: {str(error).splitlines()[0]}")
     else:
-        if not directory or "\0" in directory:
+        if not directory:
             yield Problem(key=key, what="is empty", fix=f"{key}=outputs/first")
+        elif "\0" in directory:
+            yield Problem(key=key, what="holds a null byte", fix=f"{key}=outputs/first")
+        elif is_too_long(directory):
+            yield Problem(key=key, value=directory, what=f"is too long: a name may have {MAX_NAME_BYTES} bytes")

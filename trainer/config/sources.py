@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,17 @@ def register() -> None:
     hydra.skip_unused_interpolation_map()
 
 
+LISTED = 20
+"""More options than this are not read in an error line."""
+
+
+def listed(options: Sequence[str]) -> str | None:
+    """Options on one line, or the first ones where there are many."""
+    if len(options) <= LISTED:
+        return ", ".join(options) or None
+    return f"{', '.join(options[:LISTED])} ... ({len(options)} in all; --help lists them)"
+
+
 class Repository(CachingConfigRepository):
     """Loads configs; what cannot be loaded becomes a problem and an empty config, so that the rest is looked at too."""
 
@@ -143,11 +154,16 @@ class Repository(CachingConfigRepository):
             result = self._empty(config_path, error.problem)
         except (ValueError, OmegaConfBaseException) as error:  # a malformed defaults list
             what = f"its defaults list cannot be read: {str(error).splitlines()[0]}"
-            result = self._empty(config_path, Problem(key=config_path, what=what))
+            result = self._empty(config_path, Problem(key=config_path, origin=self._place(config_path), what=what))
         if result is None and (problem := self._missing(config_path)):
             result = self._empty(config_path, problem)
         self.cache[key] = result
         return result
+
+    def _place(self, config_path: str) -> str | None:
+        """The file of a config that could not be loaded."""
+        paths = [Path(source.path, hydra.file_name(config_path)) for source in self.get_sources()]
+        return next((files.shown(path) for path in paths if path.is_file()), None)
 
     def _empty(self, config_path: str, problem: Problem) -> ConfigResult:
         self.problems.append(problem)
@@ -192,7 +208,7 @@ class Repository(CachingConfigRepository):
             value=option if group else ...,
             origin=origin,
             what=f"{group} has no option {option}" if group else "no such config file",
-            allowed=", ".join(options) or None,
+            allowed=None if fix or guess else listed(options),
             suggestion=f"{group}={guess}" if guess else None,
             fix=fix,
         )

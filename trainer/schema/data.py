@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from .fields import FREE, Choice, Drift, number
+from .fields import FREE, MAX_SEED, Choice, Drift, number
 
 
 class SamplingStrategy(Choice):
@@ -55,7 +55,7 @@ class Data:
     sequence, measured once at the start. Evaluation keeps its order (in HF it is grouped too)."""
     length_column_name: str = "length"
     """Where group_by_length and batch_rebalance find an item's length (HF: length_column_name)."""
-    data_seed: int | None = None
+    data_seed: int | None = number(None, minimum=0, maximum=MAX_SEED)
     """Seed of the data order (HF: data_seed). Default: run.seed."""
     dataloader_drop_last: bool = False
     """Drop an epoch's last, smaller update, so that all are alike whatever the split into micro-batches and ranks (HF:

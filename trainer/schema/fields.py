@@ -7,6 +7,9 @@ from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
+MAX_SEED = 2**64 - 1
+"""torch.manual_seed's largest."""
+
 
 class Choice(StrEnum):
     """A closed set of words. Members compare, print and serialise as their own name (OmegaConf 2.3 has no Literal)."""

@@ -99,6 +99,11 @@ CHOICES: dict[str, str] = {
 }
 """Names whose value is an option here -> group."""
 
+GPT2 = {"hidden_size": "n_embd", "d_model": "n_embd", "num_hidden_layers": "n_layer", "num_layers": "n_layer"}
+GPT2 |= {"num_attention_heads": "n_head", "num_heads": "n_head", "n_positions": "block_size"}
+GPT2 |= {"max_position_embeddings": "block_size", "n_ctx": "block_size"}
+"""Other models' names of model=gpt's fields."""
+
 PARALLEL = {"fsdp": "parallel=fsdp", "fsdp_config": "parallel=fsdp", "deepspeed": "parallel=zero3"}
 
 _NONE = (

@@ -11,9 +11,9 @@ from .fields import number
 class Launch:
     """The ranks. Under torchrun and srun these fields stay at their defaults: those decide."""
 
-    nnodes: int = number(1, minimum=1)
+    nnodes: int = number(1, minimum=1, maximum=100_000)
     """Machines (torchrun: --nnodes). More than one need a cluster (cluster=slurm), or torchrun on each."""
-    nproc_per_node: int | None = number(None, minimum=1)
+    nproc_per_node: int | None = number(None, minimum=1, maximum=1024)
     """Ranks on each machine (torchrun: --nproc-per-node). None: one per visible GPU, 1 without; on several machines of
     a Slurm job cluster.gpus_per_node, 1 without. Always 1 with parallel=single or optim.layerwise=true."""
     max_restarts: int = number(0, minimum=0)

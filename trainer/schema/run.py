@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .fields import FREE, number
+from .fields import FREE, MAX_SEED, number
 
 
 @dataclass(kw_only=True, slots=True)
@@ -17,7 +17,7 @@ class Run:
     """Name handed to the trackers (HF: run_name). Default: the last parts of the run's directory."""
     project: str = field(default="trainer", metadata=FREE)
     """Project handed to the trackers that group runs by project (HF: project)."""
-    seed: int = number(42, minimum=0)
+    seed: int = number(42, minimum=0, maximum=MAX_SEED)
     """Seeds model initialisation, data order and dropout (HF: seed). Loaders and evaluations draw nothing from the
     training's random state; in HF each pass over a loader does, so that evaluating changes the dropout masks."""
     full_determinism: bool = False

@@ -21,7 +21,7 @@ class Train:
 
     per_device_train_batch_size: int = number(8, minimum=1)
     """Samples of one micro-batch on one device (HF: per_device_train_batch_size)."""
-    num_train_epochs: float = number(3.0, above=0)
+    num_train_epochs: float = number(3.0, above=0, maximum=1_000_000_000)
     """Passes over the data when max_steps is -1; a fraction trains part of the last epoch (HF: num_train_epochs)."""
     max_steps: int = number(-1, minimum=-1)
     """Optimizer updates; above 0 it overrides num_train_epochs and repeats the data as needed (HF: max_steps).

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, ValueType
 
 from ..config import hydra
 from ..errors import COMMAND_LINE, ConfigError, Problem
 
 N_TRIALS = 20
 """As hydra-optuna-sweeper's n_trials and the Trainer's hyperparameter_search."""
+
+MAX_TRIALS = 1000
+"""Every trial is composed and checked before the first starts, at about 0.1 s each."""
 
 
 def trials(overrides: Sequence[Override], n_trials: int | None) -> list[list[str]]:
@@ -23,8 +26,10 @@ def trials(overrides: Sequence[Override], n_trials: int | None) -> list[list[str
     `tag(log, interval(a, b))` spreads them by ratio, `int(interval(a, b))` over whole numbers, both ends among them.
 
     Raises:
-        ConfigError: an interval is empty, or n_trials does not fit.
+        ConfigError: an override lists no value, or one twice; an interval is empty; there are more than MAX_TRIALS
+            trials; or n_trials does not fit.
     """
+    check_size(overrides, n_trials)
     intervals = {o.get_key_element(): o for o in overrides if o.value_type is ValueType.INTERVAL_SWEEP}
     combinations = hydra.combinations([o for o in overrides if o not in intervals.values()])
     problems = [problem for override in intervals.values() if (problem := _wrong(override))]
@@ -45,6 +50,50 @@ def trials(overrides: Sequence[Override], n_trials: int | None) -> list[list[str
         + [f"{name}={_value(o, _halton(i + 1, b))}" for (name, o), b in zip(intervals.items(), bases, strict=True)]
         for i in range(max(N_TRIALS if n_trials is None else n_trials, len(combinations)))
     ]
+
+
+def check_size(overrides: Sequence[Override], n_trials: int | None) -> None:
+    """Refuse sweeps that are empty or too large, before any list of values is expanded.
+
+    Raises:
+        ConfigError: with every such problem.
+    """
+    swept = [o for o in overrides if o.is_sweep_override() and o.value_type is not ValueType.INTERVAL_SWEEP]
+    counts = {str(o.input_line): _count(o) for o in swept}
+    problems = [_said(line, "lists no value to sweep over") for line, count in counts.items() if count == 0]
+    size = max(math.prod(counts.values()), n_trials or 0)
+    if size > MAX_TRIALS:
+        what, fix = f"makes {size:,} trials; a sweep may have {MAX_TRIALS:,}", "fewer values, or several sweeps"
+        problems.append(_said(" ".join([line for line, n in counts.items() if n > 1] or ["-m"]), what, fix))
+    elif not problems:
+        problems += [_said(str(o.input_line), f"lists {twice} twice") for o in swept if (twice := _duplicate(o))]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _said(line: str, what: str, fix: str | None = None) -> Problem:
+    return Problem(key=line, origin=COMMAND_LINE, what=what, fix=fix)
+
+
+def _count(override: Override) -> int:
+    """How many values an override lists, without listing them."""
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep):
+        assert sweep.start is not None
+        assert sweep.stop is not None
+        return max(0, math.ceil((sweep.stop - sweep.start) / sweep.step)) if sweep.step else 0
+    if isinstance(sweep, ChoiceSweep):
+        return len(sweep.list)
+    return sum(1 for _ in override.sweep_string_iterator())
+
+
+def _duplicate(override: Override) -> str | None:
+    seen: set[str] = set()
+    for text in override.sweep_string_iterator():
+        if text in seen:
+            return text
+        seen.add(text)
+    return None
 
 
 def _wrong(override: Override) -> Problem | None:

@@ -30,9 +30,6 @@ def compose_trials(loader: Loader, config_name: str, overrides: list[str]) -> li
     parsed, combinations = _combinations(loader, master, [o for o in overrides if o not in hydra])
     problems = [p for p in master.problems if p.key.startswith("hydra") or len(combinations) == 0]
     swept = {o.get_key_element() for o in parsed if o.is_sweep_override()}
-    if not swept:
-        what, fix = "-m needs a value to sweep over", "optim.learning_rate=1e-4,3e-4 (or leave out -m)"
-        problems.append(Problem(key="-m", origin=COMMAND_LINE, what=what, fix=fix))
     root = None if problems else Path(str(master.cfg.hydra.sweep.dir)).absolute()
     trials: list[Trial] = []
     for number, combination in enumerate(combinations):
@@ -42,7 +39,7 @@ def compose_trials(loader: Loader, config_name: str, overrides: list[str]) -> li
         except ConfigError as error:
             problems += [p for p in error.problems if p not in problems]
             continue
-        words = " ".join(word for word in combination if word.partition("=")[0] in swept)
+        words = " ".join(word for word in combination if word.partition("=")[0] in swept or not swept)
         if root is not None:
             directory = root / str(OmegaConf.select(composition.cfg, "hydra.sweep.subdir"))
             trials.append(Trial(number, composition, config, combination, directory, words))
@@ -63,6 +60,8 @@ def _combinations(
         parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *overrides])
         return parsed, combinations_of(parsed, master.cfg.hydra.sweeper.n_trials)
     except HydraException as error:
+        if master.problems:  # it says so already
+            raise ConfigError(master.problems) from None
         what = " ".join(str(error).split("\n")[0].split())
         raise ConfigError([*master.problems, Problem(key="sweep", origin=COMMAND_LINE, what=what)]) from None
     except ConfigError as error:

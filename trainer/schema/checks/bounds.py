@@ -13,6 +13,9 @@ from ..config import Config
 from ..evaluation import IntervalStrategy
 from .sentences import outside, wrong
 
+MAX_INTEGER = 2**63 - 1
+"""What a tensor and a step counter hold."""
+
 
 def misplaced(node: Any, key: str = "") -> Iterator[Problem]:
     """Whole sections where a value belongs: OmegaConf lets an interpolation put them there."""
@@ -41,9 +44,9 @@ def out_of_bounds(node: Any, key: str = "") -> Iterator[Problem]:
         for f in fields(node):
             name = f"{key}.{f.name}" if key else f.name
             value = getattr(node, f.name)
-            if f.metadata and isinstance(value, int | float) and (problem := _compare(name, value, f.metadata)):
+            if isinstance(value, int | float) and (problem := _compare(name, value, f.metadata)):
                 yield problem
-            else:
+            elif not isinstance(value, int):
                 yield from out_of_bounds(value, name)
     elif isinstance(node, dict):
         for name, value in node.items():
@@ -51,6 +54,8 @@ def out_of_bounds(node: Any, key: str = "") -> Iterator[Problem]:
     elif isinstance(node, list):
         for i, value in enumerate(node):
             yield from out_of_bounds(value, f"{key}.{i}")
+    elif isinstance(node, int) and abs(node) > MAX_INTEGER:
+        yield outside(key, node, "is out of range", f"at most {MAX_INTEGER}")
     elif isinstance(node, float) and not math.isfinite(node):
         yield wrong(key, node, "is not a finite number")
 
@@ -61,6 +66,8 @@ def is_finite(value: float) -> bool:
 
 
 def _compare(key: str, value: float, limits: Any) -> Problem | None:
+    if isinstance(value, int) and "maximum" not in limits and abs(value) > MAX_INTEGER:
+        return outside(key, value, "is out of range", f"at most {MAX_INTEGER}")
     ok = (
         is_finite(value)
         and value >= limits.get("minimum", -math.inf)
@@ -68,7 +75,7 @@ def _compare(key: str, value: float, limits: Any) -> Problem | None:
         and value <= limits.get("maximum", math.inf)
         and value < limits.get("below", math.inf)
     )
-    if ok:
+    if ok or (not limits and isinstance(value, float)):  # of a float without bounds, out_of_bounds says it
         return None
     words = {"minimum": "at least", "above": "above", "maximum": "at most", "below": "below"}
     allowed = " and ".join(f"{words[k]} {limit}" for k, limit in limits.items() if k in words)

@@ -24,6 +24,10 @@ def warmup(config: Config) -> Iterator[Problem]:
     if isinstance(node, scheduler.Warmup) and node.warmup_steps > 0 and node.warmup_ratio > 0:
         other = f"scheduler.warmup_steps={node.warmup_steps}"
         yield excludes("scheduler.warmup_ratio", node.warmup_ratio, other, fix="scheduler.warmup_steps=0")
+    total = config.train.max_steps
+    if isinstance(node, scheduler.Warmup) and 1 <= total < node.warmup_steps:
+        what, fix = f"is more than train.max_steps={total}", f"scheduler.warmup_steps={total // 10}"
+        yield wrong("scheduler.warmup_steps", node.warmup_steps, what, fix=fix)
 
 
 def minimum(config: Config) -> Iterator[Problem]:
@@ -62,9 +66,16 @@ def decay(config: Config) -> Iterator[Problem]:
         yield wrong(key, None, "this schedule needs it", fix=f"{key}=100")
         return
     steps = node.warmup_steps or math.ceil(max(0, total) * node.warmup_ratio)
-    if total >= 1 and node.num_stable_steps is None and steps + node.num_decay_steps > total:
-        what = f"and {steps} steps of warmup are more than train.max_steps={total}"
-        yield wrong(key, node.num_decay_steps, what, fix=f"{key}={max(0, total - steps)}")
+    stable = node.num_stable_steps or 0
+    if total >= 1 and steps <= total < steps + stable + node.num_decay_steps:
+        plateau = f", {stable} of the plateau" if stable else ""
+        what = f"and {steps} steps of warmup{plateau} are more than train.max_steps={total}"
+        fix = (
+            f"{key}={total - steps - stable}"
+            if steps + stable < total
+            else f"train.max_steps={steps + stable + node.num_decay_steps}"
+        )
+        yield wrong(key, node.num_decay_steps, what, fix=fix)
 
 
 RULES = (plateau, warmup, minimum, rates, decay)
