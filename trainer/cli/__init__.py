@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -31,5 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"trainer {__version__}")
     parser.add_argument("verb", choices=VERBS, help="VERB --help lists its arguments")
     verb = parser.parse_args(arguments[:1]).verb
+    if os.getcwd() not in sys.path:  # a config may name modules of the user's own project
+        sys.path.insert(0, os.getcwd())
     code: int = import_module(f".{verb}_" if iskeyword(verb) else f".{verb}", __name__).main(arguments[1:])
     return code

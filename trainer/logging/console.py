@@ -27,6 +27,7 @@ class Console(Reporter):
     def __init__(self, node: ConsoleNode) -> None:
         self._bar: Progress | None = None
         self._latest: dict[str, Any] = {}
+        self._run: RunInfo | None = None
 
     def start(self, run: RunInfo) -> None:
         self._run = run
@@ -52,7 +53,9 @@ class Console(Reporter):
     def finish(self, status: str) -> None:
         if self._bar is not None:
             self._bar.stop()
-        print(*self._summary(status), sep="\n", flush=True)
+        if self._run is None:  # the run failed before it started: its error line says why
+            return
+        print(*self._summary(self._run, status), sep="\n", flush=True)
 
     def _line(self, record: dict[str, Any]) -> str:
         """One record as a line: progress, metrics, speed."""
@@ -64,10 +67,10 @@ class Console(Reporter):
             parts.append(f"{_rate(1 / seconds)}, {timedelta(seconds=round((steps - step) * seconds))} left")
         return "  ".join(parts)
 
-    def _summary(self, status: str) -> Iterable[str]:
+    def _summary(self, run: RunInfo, status: str) -> Iterable[str]:
         latest, (step, steps) = self._latest, self.progress()
         seconds = latest.get("train_runtime", time.perf_counter() - self._started)
-        speed = _rate((step - self._run.resumed_step) / seconds)
+        speed = _rate((step - run.resumed_step) / seconds)
         if "train_samples_per_second" in latest:
             speed += f", {latest['train_samples_per_second']:,.0f} samples/s"
         yield f"{status}: step {step}/{steps} in {seconds:.1f} s ({speed})"
@@ -77,7 +80,7 @@ class Console(Reporter):
         ):
             if numbers := _numbers({key: latest[key] for key in keys if key in latest}):
                 yield "  ".join(numbers)
-        yield f"directory: {self._run.directory}"
+        yield f"directory: {run.directory}"
 
 
 def _resumed(step: int) -> str:
