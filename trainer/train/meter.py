@@ -68,7 +68,8 @@ class MeanOverRanks:
         """The meter's state, with the mean of the ranks' sums (collective)."""
         total = self.meter.total.double()
         distributed.all_reduce_sum(total)
-        return self.meter.state_dict() | {"total": float(total) / distributed.world_size()}
+        mean = (total / distributed.world_size()).to(self.meter.total.dtype)  # what a load and a save give back
+        return self.meter.state_dict() | {"total": float(mean)}
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
         self.meter.load_state_dict(state)
