@@ -319,7 +319,7 @@ def test_who_logs(
 ) -> None:
     levels: list[str] = []
 
-    def look(config: Any, directory: Path) -> Ended:
+    def look(config: Any, directory: Path, objects: Any = None) -> Ended:
         levels.append(logging.getLevelName(logging.getLogger().level))
         return Ended("completed", nn.Module())
 
