@@ -131,7 +131,15 @@ def _names(code: types.CodeType) -> Iterator[str]:
 # What no test may leave behind ---------------------------------------------------------------------------------------
 
 _SIGNALS = [getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "USR1", "USR2")]
-_OF_LIBRARIES = ("PYTEST_", "TORCHINDUCTOR_", "TRITON_", "KMP_", "DS_ACCELERATOR", "CUDA_MODULE_LOADING")
+_OF_LIBRARIES = (
+    "PYTEST_",
+    "TORCHINDUCTOR_",
+    "_TORCHINDUCTOR_",
+    "TRITON_",
+    "KMP_",
+    "DS_ACCELERATOR",
+    "CUDA_MODULE_LOADING",
+)
 """Environment variables that pytest, or a library at its first use, sets for the whole process."""
 
 

@@ -11,7 +11,7 @@ OF_THE_PROJECT = {"agreement/test_agreement", "test_floors", "test_mirror", "tes
 OF_SEVERAL_MODULES = {
     "api": {"page"},
     "checkpoint": {"store_ranks"},
-    "cli": {"import"},  # import_.py: import is a keyword
+    "cli": {"bad_input", "import"},  # import_.py: import is a keyword
     "cluster": {"config"},
     "data": {"datasets"},
     "evaluation": {"standalone"},
@@ -22,7 +22,8 @@ OF_SEVERAL_MODULES = {
     "parallel": {"agreement", "close", "engines", "infinity", "runs"},
     "schema": {"options", "pure"},
     "sweep": {"sweep"},
-    "train": {"callbacks", "closing", "fields", "resume"},
+    "task": {"items"},
+    "train": {"callbacks", "closing", "fields", "resume", "splits"},
 }
 """Room -> tests of a subject that no single module of it has."""
 

@@ -185,6 +185,7 @@ def test_a_run_with_objects_asks_for_them_when_it_is_resumed_from_the_command_li
         run.model()
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_two_ranks_have_processes_of_their_own_and_the_weights_come_back() -> None:
     one = Trainer(*SHORT, model=still(), train_dataset=Augmented(False)).train()
@@ -200,6 +201,7 @@ def test_two_ranks_have_processes_of_their_own_and_the_weights_come_back() -> No
     assert run.history[0]["loss"] == pytest.approx(one.history[0]["loss"], rel=1e-5)
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_an_engine_that_takes_the_model_apart_leaves_the_callers_whole() -> None:
     model = blocks()
@@ -208,6 +210,7 @@ def test_an_engine_that_takes_the_model_apart_leaves_the_callers_whole() -> None
     assert equal_weights(run.model(blocks()), model)
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_rank_that_fails_elsewhere_is_a_runtime_error() -> None:
     with pytest.raises(RuntimeError, match=r"rank \d on .*: ZeroDivisionError: in forward; traceback: .*train\.log"):
@@ -259,6 +262,7 @@ def test_each_process_of_torchrun_is_a_rank(engine: str) -> None:
     assert len(list(Path("outputs").glob("*/*"))) == 1
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_notebook_trains_in_its_process_and_with_ranks() -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")

@@ -345,13 +345,6 @@ def test_a_signal_in_the_last_step_interrupts_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
-def test_another_update_size_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert jobs.train(still(checkpoint=Checkpoint(save_steps=4)), tmp_path / "run") == [0]
-    train = Train(per_device_train_batch_size=4, num_train_epochs=2.0)
-    assert jobs.train(still(train=train), tmp_path / "run", resume="auto") == [1]
-    assert "8 samples per update, this run has 4" in capfd.readouterr().err
-
-
 class Counted(nn.Module):
     """A language model of one table, with the loss left to the task."""
 
